@@ -1,0 +1,1 @@
+"""The shared model-loading layer: names to files, files to weights."""

@@ -1,0 +1,1 @@
+"""Log-likelihoods to named numbers."""
