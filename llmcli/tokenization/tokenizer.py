@@ -1,0 +1,274 @@
+"""Text -> token ids with offsets, and ids -> the exact bytes, over the `tokenizers` library."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+from tokenizers import Tokenizer as Backend
+
+from llmcli.errors import CorruptModel, InvalidInput, InvalidText
+from llmcli.tokenization.files import (
+    is_native_failure,
+    named_token,
+    one_line,
+    read_backend,
+    read_json,
+)
+from llmcli.tokenization.pieces import Spelling, piece_bytes, spelling_of
+
+__all__ = ["Encoding", "SpecialTokens", "Tokenizer"]
+
+SpecialTokens = Literal["text", "allow", "forbid"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The tokens of a text; the four sequences have one entry for each token.
+
+    Attributes:
+        ids: Token ids.
+        tokens: The vocabulary's own spelling.
+        char_offsets: First character touched and one past the last. Tokens that share a
+            character (an emoji over several tokens) overlap here.
+        byte_offsets: The same in bytes of UTF-8; these never overlap.
+    """
+
+    ids: list[int]
+    tokens: list[str]
+    char_offsets: list[tuple[int, int]]
+    byte_offsets: list[tuple[int, int]]
+
+
+class Tokenizer:
+    """A model's tokenizer.
+
+    Args:
+        backend: The library's object.
+        folder: Where its files lie (for the ids that begin and end a text).
+    """
+
+    def __init__(self, backend: Backend, folder: Path) -> None:
+        self.backend = backend
+        self.folder = folder
+        self._added = {
+            token_id: token.content
+            for token_id, token in backend.get_added_tokens_decoder().items()
+        }
+        self._bytes = _ByteTable(self)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> Tokenizer:
+        """Read ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``.
+
+        Raises:
+            UnsupportedModel: no such file in the folder.
+            CorruptModel: a file is empty, cut, or not what its name says.
+            StorageError: a file cannot be read.
+        """
+        return cls(read_backend(folder), folder)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """One more than the highest id (a vocabulary with holes has fewer entries)."""
+        return max(self.backend.get_vocab().values()) + 1
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of control tokens."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @cached_property
+    def bos_id(self) -> int | None:
+        """The id that begins a text; None where the model's files name none."""
+        return self._end_id("bos")
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        """The id that ends a text (the first, where there are several); None if unnamed."""
+        return self._end_id("eos")
+
+    @cached_property
+    def adds_bos(self) -> bool:
+        """Whether the tokenizer's own template puts its first token in front of a text."""
+        with self._native():
+            return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """How the vocabulary spells bytes."""
+        return spelling_of(self.backend)
+
+    def ids(self, text: str, *, special: SpecialTokens = "text") -> list[int]:
+        """The token ids of a text; no begin or end token is added.
+
+        Args:
+            text: Any text; "" gives [].
+            special: What control tokens spelt out in the text are: "text" like any other,
+                "allow" control tokens, "forbid" an error.
+
+        Raises:
+            InvalidInput: a control token under "forbid".
+            InvalidText: a lone surrogate.
+        """
+        self._prepare(text, special)
+        with self._native():
+            return self.backend.encode(text, add_special_tokens=False).ids
+
+    def encode(self, text: str, *, special: SpecialTokens = "text") -> Encoding:
+        """The tokens of a text with their offsets; arguments and errors as in `ids`."""
+        self._prepare(text, special)
+        with self._native():
+            result = self.backend.encode(text, add_special_tokens=False)
+        ids = result.ids
+        spans = self._spans(text, ids, result.offsets)
+        return Encoding(ids, result.tokens, *spans)
+
+    def token_string(self, token_id: int) -> str:
+        """The vocabulary's own spelling of a token.
+
+        Raises:
+            InvalidInput: the id is outside the vocabulary.
+        """
+        piece = self.backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
+        if piece is None:
+            raise InvalidInput(
+                f"Token id {token_id} is outside the vocabulary (0 to {self.vocab_size - 1}).",
+                "Use ids that this model's tokenizer made.",
+            )
+        return piece
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes a token stands for; a control token's are its text.
+
+        Raises:
+            InvalidInput: the id is outside the vocabulary.
+        """
+        return self._bytes[token_id]
+
+    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
+        """The bytes the ids stand for (a sequence's bytes need not be valid UTF-8).
+
+        Raises:
+            InvalidInput: an id is outside the vocabulary.
+        """
+        if skip_special:
+            special = self.special_ids
+            ids = (token_id for token_id in ids if token_id not in special)
+        if self.spelling.kind == "other" and self.backend.decoder is not None:
+            known = [token_id for token_id in ids if self.token_string(token_id) is not None]
+            with self._native():
+                return self.backend.decode(known, skip_special_tokens=False).encode("utf-8")
+        data = b"".join(map(self._bytes.__getitem__, ids))
+        return data.removeprefix(b" ") if self.spelling.prefix_space else data
+
+    def _prepare(self, text: str, special: SpecialTokens) -> None:
+        """Check the text, and set the library to read control tokens as asked."""
+        if not text.isascii():
+            check_surrogates(text)
+        if special == "forbid":
+            for token_id in sorted(self.special_ids):
+                if (at := text.find(self._added[token_id])) >= 0:
+                    raise InvalidInput(
+                        f"The text holds the special token {self._added[token_id]!r} at "
+                        f"character {at}.",
+                        "Remove it, or use --special text or --special allow.",
+                    )
+        self.backend.encode_special_tokens = special != "allow"
+
+    def _spans(
+        self, text: str, ids: Sequence[int], offsets: list[tuple[int, int]]
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Offsets in characters and in bytes.
+
+        Where the tokens' bytes, joined, are the text's, the offsets follow from their lengths.
+        Otherwise (a normaliser changed the text, an unknown token) they are the library's.
+        """
+        data = text.encode("utf-8")
+        pieces = [self._bytes[token_id] for token_id in ids]
+        if pieces and self.spelling.prefix_space and b"".join(pieces) == b" " + data:
+            pieces[0] = pieces[0][1:]
+        exact = b"".join(pieces) == data
+        if len(data) == len(text):
+            if exact:
+                offsets = _running(pieces)
+            return offsets, offsets
+        starts = [0, *accumulate(len(char.encode("utf-8")) for char in text)]
+        if not exact:
+            return offsets, [(starts[start], starts[end]) for start, end in offsets]
+        spans = _running(pieces)
+        chars = [
+            (bisect_right(starts, start) - 1, bisect_left(starts, end)) for start, end in spans
+        ]
+        return chars, spans
+
+    def _end_id(self, kind: Literal["bos", "eos"]) -> int | None:
+        text = named_token(self.folder, f"{kind}_token")
+        if text is not None and (token_id := self.backend.token_to_id(text)) is not None:
+            return token_id
+        for name in ("generation_config.json", "config.json"):
+            value = read_json(self.folder / name).get(f"{kind}_token_id")
+            if isinstance(value, list) and value:
+                value = value[0]
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                return value
+        return self.backend.token_to_id("<|endoftext|>")
+
+    @contextmanager
+    def _native(self) -> Iterator[None]:
+        """Translate a failure inside the native library (bad vocabularies show only in use)."""
+        try:
+            yield
+        except BaseException as exc:
+            if not is_native_failure(exc):
+                raise
+            raise CorruptModel(
+                f"The tokenizer in {self.folder} fails: {one_line(exc)}.",
+                "Fetch the model again (--refresh), or use another model.",
+            ) from exc
+
+
+class _ByteTable(dict[int, bytes]):
+    """Token id -> bytes, filled as ids turn up: most runs meet few of them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token_id: int) -> bytes:
+        piece = self._tokenizer.token_string(token_id)
+        if token_id in self._tokenizer._added:
+            data = self._tokenizer._added[token_id].encode("utf-8")
+        else:
+            data = piece_bytes(piece, self._tokenizer.spelling)
+        self[token_id] = data
+        return data
+
+
+def check_surrogates(text: str) -> None:
+    """Raise unless the text can be written as UTF-8.
+
+    Raises:
+        InvalidText: it holds a lone surrogate; the message gives its place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise InvalidText(
+            f"The text holds a lone surrogate (U+{ord(text[exc.start]):04X}) at character "
+            f"{exc.start}.",
+            "Give text that is valid Unicode.",
+        ) from exc
+
+
+def _running(pieces: Iterable[bytes]) -> list[tuple[int, int]]:
+    """Start and end of each piece when they are laid end to end."""
+    ends = list(accumulate(map(len, pieces)))
+    return list(zip([0, *ends], ends, strict=False))
