@@ -1,0 +1,210 @@
+"""Where every error and signal becomes one line on stderr and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import click
+
+from llmcli.errors import LlmcliError, StorageError
+from llmcli.terminal.console import Console, restore_terminal
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+_TERMINATING = [
+    number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
+]
+
+
+class Group(click.Group):
+    """A group whose exits are llmcli's: one line, the right status, never a traceback.
+
+    The boundary sits inside ``make_context`` and ``invoke``, so that a test's runner sees what
+    a shell sees.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *rest: Any, **extra: Any
+    ) -> click.Context:
+        with boundary(debug=_wants_debug(args)):
+            if sys.stdout is None:
+                raise StorageError("stdout is closed.", "Leave it open, or redirect it to a file.")
+            return super().make_context(info_name, args, *rest, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with boundary(debug=_wants_debug(ctx.args + ctx._protected_args)), _signals():
+            result = super().invoke(ctx)
+            Console().flush()
+            return result
+
+
+def _wants_debug(args: Sequence[str]) -> bool:
+    return "--debug" in args or os.environ.get("LLMCLI_DEBUG", "") not in ("", "0")
+
+
+@contextmanager
+def boundary(*, debug: bool = False) -> Iterator[None]:
+    """Turn whatever is raised inside into SystemExit with the contract's status.
+
+    Args:
+        debug: Show the traceback of what was raised, above its line.
+    """
+    try:
+        try:
+            yield
+        except click.exceptions.Exit:
+            Console().flush()  # what --help and --version wrote
+            raise
+    except (click.exceptions.Exit, SystemExit):
+        raise
+    except KeyboardInterrupt:
+        _settle()
+        raise SystemExit(INTERRUPTED) from None
+    except BrokenPipeError:
+        _discard_stdout()
+        raise SystemExit(PIPE_CLOSED) from None
+    except BaseException as exc:
+        # Not only Exception: a panic inside a native library arrives as a BaseException.
+        if debug:
+            traceback.print_exc()
+        raise SystemExit(report(exc)) from None
+
+
+def report(exc: BaseException) -> int:
+    """Print the line of an error and return its exit status."""
+    _settle()
+    text, code = describe(exc)
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        click.echo(text, err=True)
+    elif text:
+        Console().error(text)
+    return code
+
+
+def describe(exc: BaseException) -> tuple[str, int]:
+    """Return the line that tells of an error, and its exit status."""
+    if isinstance(exc, LlmcliError):
+        return str(exc), exc.exit_code
+    if isinstance(exc, click.exceptions.NoArgsIsHelpError):
+        return exc.format_message(), exc.exit_code
+    if isinstance(exc, click.UsageError):
+        hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx is not None else ""
+        return exc.format_message().rstrip(".") + "." + hint, exc.exit_code
+    if isinstance(exc, click.ClickException):
+        return exc.format_message(), exc.exit_code
+    if isinstance(exc, click.Abort):
+        return "", INTERRUPTED
+    if isinstance(exc, MemoryError):
+        return "Out of memory. Use a smaller model, batch or --precision.", 1
+    if isinstance(exc, OSError) and exc.strerror:
+        name = f"{exc.filename}: " if exc.filename else ""
+        return f"{name}{exc.strerror}. Check the path, its permissions and the free space.", 1
+    return (
+        f"Unexpected {type(exc).__name__}: {exc}. Run again with --debug to see where, "
+        "and please report it.",
+        1,
+    )
+
+
+def _settle() -> None:
+    """Send on what was already made, and leave the terminal as a person wants it."""
+    restore_terminal()
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        _discard_stdout()
+
+
+def _discard_stdout() -> None:
+    """Point stdout at the null device, so that the interpreter's last flush cannot fail."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):
+        return  # a test's runner: there is no descriptor to save
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+# -- signals -------------------------------------------------------------------------------
+
+
+def _leave_now(number: int, frame: FrameType | None) -> None:
+    restore_terminal()
+    os._exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, _leave_now)  # a second Ctrl-C waits for nothing
+    raise KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Ctrl-C, SIGTERM and SIGHUP unwind the stack; what was ignored stays ignored (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = {
+        signal.SIGINT: _interrupt,
+        **dict.fromkeys(_TERMINATING, _terminate),
+    }
+    before = {number: signal.getsignal(number) for number in handlers}
+    for number, handler in handlers.items():
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        # After Ctrl-C the second one keeps its meaning until the process is gone.
+        if signal.getsignal(signal.SIGINT) is not _leave_now:
+            for number, handler_before in before.items():
+                signal.signal(number, handler_before)
+
+
+class InterruptFlag:
+    """Ctrl-C asked for politely: set by the first one, while the second one leaves at once."""
+
+    def __init__(self) -> None:
+        self.set = False
+
+    def __call__(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self.set
+
+
+@contextmanager
+def interrupt_flag() -> Iterator[InterruptFlag]:
+    """Inside, the first Ctrl-C sets the flag instead of raising, so that a loop can finish."""
+    flag = InterruptFlag()
+
+    def on_interrupt(number: int, frame: FrameType | None) -> None:
+        flag.set = True
+        signal.signal(signal.SIGINT, _leave_now)
+
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):
+        yield flag
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield flag
+    finally:
+        if not flag.set:
+            signal.signal(signal.SIGINT, before)

@@ -1,0 +1,39 @@
+"""The group of all commands."""
+
+from __future__ import annotations
+
+import click
+
+from llmcli._version import __version__
+from llmcli.cli.boundary import Group
+from llmcli.cli.completion import completion
+from llmcli.cli.settings import load_settings
+
+
+@click.group(
+    cls=Group,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "LLMCLI",
+        "max_content_width": 100,
+    },
+)
+@click.version_option(__version__, "-V", "--version", message="llmcli %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Pretrained language models at the command line.
+
+    \b
+    Examples:
+      llmcli generate "Once upon a time"
+      cat article.txt | llmcli generate - "TL;DR:"
+      llmcli next "The capital of France is"
+
+    Results go to stdout, everything else to stderr. Settings come from flags, then LLMCLI_*
+    environment variables, then config.toml, then the defaults.
+    """
+    ctx.default_map = load_settings(cli)
+
+
+for _command in (completion,):
+    cli.add_command(_command)

@@ -1,0 +1,410 @@
+"""Every option that commands share, defined once and handed over as frozen dataclasses."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import click
+from click.shell_completion import CompletionItem
+
+from llmcli.engine.params import Overflow, check_range
+from llmcli.errors import InvalidInput
+from llmcli.terminal.console import ColorWhen, Console
+from llmcli.terminal.inputs import DecodeErrors
+
+if TYPE_CHECKING:
+    from llmcli.models.loader import LanguageModel
+    from llmcli.models.resolve import ResolvedModel
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+Need = Literal["tokenizer", "model"]
+
+
+class SharedOption(click.Option):
+    """``LLMCLI_<NAME>`` sets it for every command, ``LLMCLI_<COMMAND>_<NAME>`` for one."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the command's own variable if it is set, else the shared one."""
+        own = super().resolve_envvar_value(ctx)
+        if own is not None or not self.name:
+            return own
+        return os.environ.get(f"LLMCLI_{self.name.upper()}") or None
+
+
+shared_option = functools.partial(click.option, cls=SharedOption)
+
+
+def _bundle(name: str, cls: type[Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
+    """Return a decorator that adds options and hands them to the callback as one ``cls``."""
+    names = [field.name for field in fields(cls)]
+
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            bundled = cls(**{key: kwargs.pop(key) for key in names if key in kwargs})
+            return function(*args, **{name: bundled}, **kwargs)
+
+        decorated: Any = wrapper
+        for option in reversed(options):
+            decorated = option(decorated)
+        return decorated  # type: ignore[no-any-return]
+
+    return decorate
+
+
+# -- output --------------------------------------------------------------------------------
+
+
+def output_options(function: F) -> F:
+    """Add --json, --color, -q, -v and --debug; the callback takes ``console``."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, color: ColorWhen, json_output: bool, **kwargs: Any) -> Any:
+        kwargs.pop("debug")  # read by the error boundary
+        console = Console(
+            color=color,
+            json_output=json_output,
+            quiet=kwargs.pop("quiet"),
+            verbose=kwargs.pop("verbose"),
+        )
+        return function(*args, console=console, **kwargs)
+
+    decorated: Any = wrapper
+    for option in (
+        shared_option("--debug", is_flag=True, help="Show the traceback of an error."),
+        shared_option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+        shared_option("-q", "--quiet", is_flag=True, help="No warnings and no progress."),
+        shared_option(
+            "--color",
+            type=click.Choice(get_args(ColorWhen)),
+            default="auto",
+            show_default=True,
+            help="Colour on stdout and stderr.",
+        ),
+        shared_option("--json", "json_output", is_flag=True, help="One JSON object a line."),
+    ):
+        decorated = option(decorated)
+    return decorated  # type: ignore[no-any-return]
+
+
+# -- models --------------------------------------------------------------------------------
+
+
+class ModelName(click.ParamType[str]):
+    """A model's name; the shell completes bundled and cached ones, and folders."""
+
+    name = "model"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Return bundled and cached model names, and folders."""
+        from llmcli.models.resolve import known_names
+
+        names = [name for name in known_names() if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in names] + [CompletionItem(incomplete, type="dir")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolveOptions:
+    """Which model, and how its files may be had."""
+
+    model: str | None = None
+    revision: str | None = None
+    offline: bool = False
+    refresh: bool = False
+    timeout: float = 10.0
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+
+    def resolve(
+        self, console: Console, *, need: Need = "model", model: str | None = None
+    ) -> ResolvedModel:
+        """Return the files of the model (of ``model`` instead, where a command takes several)."""
+        from llmcli.models.resolve import resolve
+        from llmcli.terminal.progress import download_progress
+
+        with download_progress(console) as progress:
+            return resolve(
+                model or self.model,
+                revision=self.revision if model is None else None,
+                offline=self.offline,
+                refresh=self.refresh,
+                timeout=self.timeout,
+                allow_pickle=self.allow_pickle,
+                need=need,
+                notify=console.notice,
+                progress=progress,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions(ResolveOptions):
+    """Which model, how its files may be had, and how it runs."""
+
+    device: str = "auto"
+    precision: Precision | None = None
+    threads: int | None = None
+
+    def load(self, console: Console, *, model: str | None = None) -> LanguageModel:
+        """Load the model (``model`` instead, where a command takes several)."""
+        from llmcli.models.loader import load_resolved
+
+        resolved = self.resolve(console, model=model)
+        return load_resolved(
+            resolved,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            allow_pickle=self.allow_pickle,
+            trust_remote_code=self.trust_remote_code,
+            notify=console.notice,
+        )
+
+
+_RESOLVE = (
+    shared_option(
+        "-m",
+        "--model",
+        type=ModelName(),
+        help="Hub id (gpt2, org/name), folder, or bundled name (fable). Default: gpt2.",
+    ),
+    shared_option("--revision", help="Branch, tag or commit of a Hub model."),
+    shared_option("--offline", is_flag=True, help="Never use the network."),
+    shared_option("--refresh", is_flag=True, help="Ask the Hub for newer files."),
+    shared_option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True, max=86400),
+        default=10.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="How long the Hub may stay silent.",
+    ),
+    shared_option("--allow-pickle", is_flag=True, help="Accept weights in pickle files."),
+    shared_option(
+        "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
+    ),
+)
+
+resolve_options = _bundle("model", ResolveOptions, *_RESOLVE)
+"""Adds the options that find a model; the callback takes ``model: ResolveOptions``."""
+
+model_options = _bundle(
+    "model",
+    ModelOptions,
+    *_RESOLVE,
+    shared_option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+        default="auto",
+        show_default=True,
+        help="Where the model runs.",
+    ),
+    shared_option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        help="Of the weights. Default: float32 (bfloat16 on cuda).",
+    ),
+    shared_option("--threads", type=click.IntRange(1, 4096), help="Processor threads."),
+)
+"""Adds the options that find and run a model; the callback takes ``model: ModelOptions``."""
+
+
+# -- input ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputOptions:
+    """Which files to read, and what to do with bytes that are not UTF-8."""
+
+    files: tuple[str, ...] = ()
+    errors: DecodeErrors = "strict"
+
+
+input_options = _bundle(
+    "inputs",
+    InputOptions,
+    click.option(
+        "-i",
+        "--input",
+        "files",
+        multiple=True,
+        type=click.Path(),
+        metavar="FILE",
+        help="Read a file ('-' is stdin); repeatable.",
+    ),
+    click.option(
+        "--errors",
+        type=click.Choice(get_args(DecodeErrors)),
+        default="strict",
+        show_default=True,
+        help="What to do with bytes that are not UTF-8.",
+    ),
+)
+"""Adds -i and --errors; the callback takes ``inputs: InputOptions``."""
+
+
+# -- sampling ------------------------------------------------------------------------------
+
+
+class Ranged(click.ParamType[int | float]):
+    """A number in the range that SamplingParams gives the setting of the same name."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+        self.name = "integer" if kind is int else "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Return the number, or fail naming the option and its range."""
+        try:
+            number = self.kind(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a{'n' if self.kind is int else ''} {self.name}.")
+        try:
+            check_range(param.name if param and param.name else "", number)
+        except InvalidInput as exc:
+            self.fail(f"{number} is out of range: {exc.cure}")
+        return number
+
+
+class MaxTokens(Ranged):
+    """A number of tokens, or ``max``: up to the end of the context."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+        self.name = "integer|max"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Return the number; -1 for ``max``."""
+        return -1 if value in ("max", -1) else super().convert(value, param, ctx)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """Sampling settings as given on the command line; None where nothing was said."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    temperature: float | None = None
+    greedy: bool = False
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: tuple[str, ...] = ()
+    overflow: Overflow | None = None
+
+    def __post_init__(self) -> None:
+        if self.greedy and self.temperature:
+            raise InvalidInput(
+                f"--greedy and --temperature {self.temperature} contradict each other.",
+                "Give one of them.",
+            )
+
+    def given(self) -> dict[str, Any]:
+        """Return what was set, by SamplingParams' names; biases are left to the tokenizer."""
+        said = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("greedy", "logit_bias", "max_new_tokens")
+            and getattr(self, field.name) is not None
+        }
+        if self.max_new_tokens is not None:
+            said["max_new_tokens"] = None if self.max_new_tokens == -1 else self.max_new_tokens
+        if self.greedy:
+            said["temperature"] = 0.0
+        return said
+
+
+def _number(name: str, kind: type[int] | type[float], help_text: str) -> Callable[[Any], Any]:
+    return click.option(name, type=Ranged(kind), help=help_text)
+
+
+_FILTERS = (
+    _number("--temperature", float, "Divides the logits; 0 is greedy."),
+    click.option("--greedy", is_flag=True, help="Always the most likely token."),
+    _number("--top-k", int, "Keep the K most likely tokens; 0 is off."),
+    _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
+    _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
+    _number("--typical-p", float, "Locally typical sampling; 1 is off."),
+    _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
+    _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
+    _number("--frequency-penalty", float, "The same, once for each time generated."),
+    _number("--no-repeat-ngram-size", int, "No n-gram of this size twice; 0 is off."),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="TOKEN=VALUE",
+        help="Add VALUE to a token's logit (-inf forbids it); TOKEN is text or an id; repeatable.",
+    ),
+    click.option(
+        "--overflow",
+        type=click.Choice(get_args(Overflow)),
+        help="When the context is full: an error, drop the left or the middle of the prompt, "
+        "or slide on.  [default: error]",
+    ),
+)
+
+filter_options = _bundle("sampling", SamplingOptions, *_FILTERS)
+"""Adds what shapes one distribution; the callback takes ``sampling: SamplingOptions``."""
+
+sampling_options = _bundle(
+    "sampling",
+    SamplingOptions,
+    click.option(
+        "-n",
+        "--max-new-tokens",
+        type=MaxTokens(),
+        help="How many tokens at most; max: to the end of the context.  [default: 100]",
+    ),
+    _number("--min-new-tokens", int, "No end of text and no stop before this many tokens."),
+    *_FILTERS,
+)
+"""Adds what shapes a continuation; the callback takes ``sampling: SamplingOptions``."""
+
+seed_option = click.option(
+    "--seed", type=Ranged(int), help="Makes the result repeatable; drawn and reported if not given."
+)
+
+
+def existing_parent(path: str) -> Path:
+    """Return ``path``, checked to lie in an existing folder and not to be one itself.
+
+    Raises:
+        InvalidInput: nothing could be written there.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InvalidInput(f"{path} is a directory.", "Name a file.")
+    if not os.access(target.parent, os.W_OK):
+        raise InvalidInput(
+            f"Cannot write {path}: its folder is missing or not writable.",
+            "Name a file in a folder that exists and that you may write to.",
+        )
+    return target
+
+
+def sampled_settings(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in force: what was given, over the model's own, over llmcli's.
+
+    A model whose generation_config.json sets nothing about sampling gets temperature 0.8 and
+    top-p 0.95: GPT-2 loops when it decodes greedily.
+    """
+    base = dict(defaults) if defaults else {"temperature": 0.8, "top_p": 0.95}
+    return {**base, **given}

@@ -1,0 +1,211 @@
+"""The one place that owns stdout and stderr: results as bytes, chatter apart from them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from llmcli.errors import StorageError
+from llmcli.terminal.escaping import escape_controls, one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+ColorWhen = Literal["auto", "always", "never"]
+
+DIM = "2"
+YELLOW = "33"
+RED = "1;31"
+
+
+def wants_color(when: ColorWhen, *, terminal: bool) -> bool:
+    """Whether to colour a stream: the flag, then NO_COLOR, then FORCE_COLOR, then a terminal."""
+    if when != "auto":
+        return when == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return terminal and os.environ.get("TERM") != "dumb"
+
+
+def _is_terminal(stream: IO[Any] | None) -> bool:
+    try:
+        return stream is not None and stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+class Console:
+    """Results to stdout, everything else to stderr.
+
+    On a terminal control characters are shown escaped; to a pipe or a file the bytes are
+    exact. Every write may raise BrokenPipeError (the reader went away: the caller lets it
+    pass, the command line exits 141 without a word) or StorageError.
+
+    Attributes:
+        json_output: ``--json`` was given.
+        quiet: ``-q``: no warnings, no progress.
+        verbose: ``-v``: details on stderr.
+    """
+
+    def __init__(
+        self,
+        *,
+        color: ColorWhen = "auto",
+        json_output: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.json_output = json_output
+        self.quiet = quiet
+        self.verbose = verbose
+        self.stdout_is_terminal = _is_terminal(sys.stdout)
+        self.stderr_is_terminal = _is_terminal(sys.stderr)
+        self.color_stdout = wants_color(color, terminal=self.stdout_is_terminal)
+        self.color_stderr = wants_color(color, terminal=self.stderr_is_terminal)
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; 80 where there is none."""
+        return shutil.get_terminal_size((80, 24)).columns
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether progress may be drawn on stderr."""
+        return self.stderr_is_terminal and not self.quiet
+
+    # -- stdout: the result ----------------------------------------------------------------
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write exactly these bytes to stdout.
+
+        Raises:
+            BrokenPipeError: the reader of stdout went away.
+            StorageError: the disk is full or the device fails.
+        """
+        try:
+            sys.stdout.buffer.write(data)
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise _stdout_failed(exc) from exc
+
+    def flush(self) -> None:
+        """Hand everything written so far to the reader (raises as :meth:`write_bytes`)."""
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as exc:
+            raise _stdout_failed(exc) from exc
+
+    def write(self, text: str, *, sgr: str = "") -> None:
+        """Write text: exact UTF-8, or escaped (and in the colour ``sgr``) on a terminal."""
+        shown = escape_controls(text) if self.stdout_is_terminal else text
+        self.write_raw(self.styled(shown, sgr) if sgr else shown)
+
+    def write_raw(self, text: str) -> None:
+        """Write text that is already safe for a terminal, such as a rendered table."""
+        self.write_bytes(text.encode("utf-8"))
+
+    def line(self, text: str = "") -> None:
+        """Write text and a newline."""
+        self.write(text + "\n")
+
+    def record(self, record: Mapping[str, object]) -> None:
+        """Write one line of JSON and flush it."""
+        self.write_raw(to_json(record) + "\n")
+        self.flush()
+
+    def styled(self, text: str, sgr: str) -> str:
+        """Return ``text`` inside an SGR sequence if stdout is coloured, else as it is."""
+        return f"\x1b[{sgr}m{text}\x1b[0m" if self.color_stdout and text else text
+
+    def render(self, renderable: RenderableType) -> None:
+        """Draw a rich renderable on stdout. Put data in ``rich.text.Text``, never in markup."""
+        from rich.console import Console as RichConsole
+
+        rich_console = RichConsole(
+            force_terminal=self.color_stdout,
+            no_color=not self.color_stdout,
+            color_system="truecolor" if self.color_stdout else None,
+            width=self.width,
+            markup=False,
+            highlight=False,
+            emoji=False,
+            legacy_windows=False,
+        )
+        with rich_console.capture() as captured:
+            rich_console.print(renderable)
+        self.write_raw(captured.get())
+
+    # -- stderr: everything else -----------------------------------------------------------
+
+    def notice(self, text: str) -> None:
+        """Warn on stderr, on one line, unless quiet."""
+        if not self.quiet:
+            self.say(self._styled_err("Warning:", YELLOW) + " " + one_line(text))
+
+    def info(self, text: str) -> None:
+        """Say something on stderr, unless quiet."""
+        if not self.quiet:
+            self.say(escape_controls(text))
+
+    def detail(self, text: str) -> None:
+        """Say something on stderr under ``--verbose``."""
+        if self.verbose:
+            self.say(escape_controls(text))
+
+    def error(self, text: str) -> None:
+        """Print the one line of an error."""
+        self.say(self._styled_err("Error:", RED) + " " + one_line(text))
+
+    def say(self, line: str) -> None:
+        """Write a safe line to stderr; a stderr that is closed or gone is nobody's loss."""
+        if sys.stderr is None:
+            return
+        try:
+            sys.stderr.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            pass
+
+    def _styled_err(self, text: str, sgr: str) -> str:
+        return f"\x1b[{sgr}m{text}\x1b[0m" if self.color_stderr else text
+
+
+def to_json(record: Mapping[str, object]) -> str:
+    """Return ``record`` as one line of UTF-8 JSON.
+
+    Lone surrogates are spelt ``\\udc80`` as JSON allows; NaN and infinities, which JSON lacks,
+    raise ValueError: a caller never means to print them.
+    """
+    try:
+        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(record, ensure_ascii=True, allow_nan=False)
+    return text
+
+
+def restore_terminal() -> None:
+    """Show the cursor and reset colours on whichever of stdout and stderr is a terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if _is_terminal(stream):
+            try:
+                stream.write("\x1b[0m\x1b[?25h")
+                stream.flush()
+            except (OSError, ValueError):
+                pass
+
+
+def _stdout_failed(exc: OSError) -> StorageError:
+    reason = exc.strerror or str(exc)
+    return StorageError(
+        f"Cannot write to stdout: {reason}.", "Free some space or write somewhere else."
+    )

@@ -1,0 +1,133 @@
+"""Where text comes from: an argument, files, stdin. Bytes until they are decoded, once."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from llmcli.errors import InvalidInput, InvalidText, StorageError
+
+DecodeErrors = Literal["strict", "replace"]
+
+STDIN = "-"
+CHUNK_BYTES = 1 << 20
+
+
+def decode_utf8(data: bytes, *, source: str, errors: DecodeErrors = "strict") -> str:
+    """Decode bytes as UTF-8.
+
+    A byte-order mark is text like any other (U+FEFF), and line ends stay as they are.
+
+    Args:
+        data: The bytes.
+        source: How an error calls them ("stdin", a file's name).
+        errors: ``replace`` puts U+FFFD where bytes are invalid.
+
+    Raises:
+        InvalidText: the bytes are not valid UTF-8; the message names the first bad offset.
+    """
+    try:
+        return data.decode("utf-8", errors)
+    except UnicodeDecodeError as exc:
+        raise InvalidText(
+            f"{source} is not valid UTF-8: byte 0x{data[exc.start]:02x} at offset {exc.start}.",
+            "Convert it to UTF-8, or pass --errors replace.",
+        ) from exc
+
+
+def check_argument(text: str, *, source: str, errors: DecodeErrors = "strict") -> str:
+    """Return a command-line argument as text, its undecodable bytes treated as input's are.
+
+    Raises:
+        InvalidText: the argument holds bytes that are not UTF-8 (lone surrogates).
+    """
+    return decode_utf8(os.fsencode(text), source=source, errors=errors) if _bad(text) else text
+
+
+def _bad(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def stdin_is_terminal() -> bool:
+    """Whether stdin is a person at a terminal."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def open_source(source: str | Path) -> BinaryIO:
+    """Open a file, or stdin for ``-``, for reading bytes.
+
+    Raises:
+        InvalidInput: stdin is closed; the file is missing, a directory, or unreadable.
+    """
+    if source == STDIN:
+        if sys.stdin is None:
+            raise InvalidInput("stdin is closed.", "Pipe text in, or pass it as an argument.")
+        return sys.stdin.buffer
+    try:
+        if stat.S_ISDIR(os.stat(source).st_mode):
+            raise InvalidInput(f"{source} is a directory.", "Name a file.")
+        return open(source, "rb")
+    except OSError as exc:
+        raise InvalidInput(
+            f"Cannot read {source}: {exc.strerror}.", "Check the name and its permissions."
+        ) from exc
+
+
+def read_chunks(source: str | Path, *, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+    """Yield a file's (or for ``-`` stdin's) bytes in pieces of at most ``size``.
+
+    Raises:
+        InvalidInput: as :func:`open_source`.
+        StorageError: reading fails half-way.
+    """
+    stream = open_source(source)
+    try:
+        while data := _read(stream, size, source):
+            yield data
+    finally:
+        if source != STDIN:
+            stream.close()
+
+
+def read_bytes(source: str | Path) -> bytes:
+    """Return all bytes of a file, or of stdin for ``-`` (raises as :func:`read_chunks`)."""
+    return b"".join(read_chunks(source))
+
+
+def _read(stream: BinaryIO, size: int, source: str | Path) -> bytes:
+    try:
+        return stream.read(size)
+    except OSError as exc:
+        raise StorageError(f"Cannot read {source}: {exc.strerror}.", "Check the device.") from exc
+
+
+def source_name(source: str | Path) -> str:
+    """How messages call a source: a file's name, or ``stdin``."""
+    return "stdin" if source == STDIN else str(source)
+
+
+def read_text(source: str | Path, *, errors: DecodeErrors = "strict") -> str:
+    """Return a file's or stdin's text (raises as :func:`read_chunks` and :func:`decode_utf8`)."""
+    return decode_utf8(read_bytes(source), source=source_name(source), errors=errors)
+
+
+def unread_stdin() -> bool:
+    """Whether stdin is a pipe that holds bytes, found out without reading any of them."""
+    if sys.stdin is None:
+        return False
+    try:
+        fd = sys.stdin.fileno()
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            return False
+        import fcntl
+        import struct
+        import termios
+
+        waiting = fcntl.ioctl(fd, termios.FIONREAD, struct.pack("i", 0))
+        return bool(struct.unpack("i", waiting)[0])
+    except (OSError, ValueError, ImportError):  # no descriptor (a test's runner), no ioctl
+        return False

@@ -1,0 +1,67 @@
+"""Progress bars on stderr, only where a person watches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from llmcli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+TransferProgress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the bytes there so far, and its whole size if known."""
+
+
+@contextmanager
+def download_progress(console: Console) -> Iterator[TransferProgress | None]:
+    """Give a callback that draws a bar for each file: size, rate, time left.
+
+    None where stderr is no terminal or ``--quiet`` was given. Nothing is imported or drawn
+    before the first call, so a cached model costs nothing.
+    """
+    if not console.shows_progress:
+        yield None
+        return
+    bars: list[Progress] = []
+    tasks: dict[str, int] = {}
+
+    def show(name: str, done: int, total: int | None) -> None:
+        if not bars:
+            bars.append(_transfer_bar(console))
+        bar = bars[0]
+        if name not in tasks:
+            tasks[name] = bar.add_task("", total=total, name=name)
+        bar.update(tasks[name], completed=done, total=total)  # type: ignore[arg-type]
+
+    try:
+        yield show
+    finally:
+        for bar in bars:
+            bar.stop()
+
+
+def _transfer_bar(console: Console) -> Progress:
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.fields[name]}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=RichConsole(stderr=True, no_color=not console.color_stderr),
+        transient=True,
+    )
+    bar.start()
+    return bar
