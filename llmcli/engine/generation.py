@@ -1,0 +1,194 @@
+"""The decoding loop: prompt in, a stream of TokenEvents out. It never prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.engine.decoder import Decoder
+from llmcli.engine.params import Overflow, SamplingParams, TokenEvent, TopToken
+from llmcli.engine.sampling import derive_seed, draw, filter_logits, penalize
+from llmcli.engine.transcript import Chosen, Prompt, Transcript
+from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
+
+
+def fit_prompt(
+    ids: Sequence[int], *, n_positions: int, max_new_tokens: int | None, overflow: Overflow
+) -> tuple[list[int], int]:
+    """Cut a prompt that leaves no room in the context.
+
+    ``error`` and ``slide`` need room for one token; ``left`` and ``middle`` make room for all
+    that was asked for (half the context where that is everything).
+
+    Returns:
+        The ids that remain, and how many were dropped.
+
+    Raises:
+        InvalidInput: the prompt is empty.
+        ContextOverflow: it does not fit, under ``error``.
+    """
+    ids = list(ids)
+    if not ids:
+        raise InvalidInput(
+            "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
+        )
+    if overflow == "error":
+        if len(ids) >= n_positions:
+            raise ContextOverflow(
+                f"The prompt has {len(ids)} tokens; the context holds {n_positions}, one of them "
+                "for the continuation.",
+                "Shorten it, or pass --overflow left, middle or slide.",
+            )
+        return ids, 0
+    if overflow == "slide":
+        room = n_positions - 1
+        keep = room if len(ids) <= room else max(1, n_positions // 2)
+    else:
+        asked = n_positions // 2 if max_new_tokens is None else max_new_tokens
+        keep = max(1, n_positions - asked)
+    if len(ids) <= keep:
+        return ids, 0
+    if overflow == "middle" and keep > 1:
+        tail = keep - keep // 2
+        return ids[: keep // 2] + ids[-tail:], len(ids) - keep
+    return ids[-keep:], len(ids) - keep
+
+
+def check_logits(logits: Tensor, position: int) -> None:
+    """Raise NumericalError if logits [vocab] hold NaN or +inf, or nothing but -inf."""
+    # max() is NaN as soon as one logit is, so one number tells.
+    if not math.isfinite(logits.max().item()):
+        raise NumericalError(
+            f"The model's logits after token {position} are NaN or infinite.",
+            "Its weights are damaged, or the precision is too low: try --precision float32.",
+        )
+
+
+def top_tokens(logprobs: Tensor, count: int) -> tuple[TopToken, ...]:
+    """Return the ``count`` most likely tokens of log-probabilities [vocab], best first."""
+    values, ids = torch.topk(logprobs, min(count, len(logprobs)))
+    return tuple(TopToken(i, v) for i, v in zip(ids.tolist(), values.tolist(), strict=True))
+
+
+def generate(
+    decoder: Decoder,
+    prompt: Prompt,
+    params: SamplingParams,
+    *,
+    token_bytes: Callable[[int], bytes],
+    eos_ids: Collection[int] = (),
+    record: int = 0,
+    should_stop: Callable[[], bool] = bool,
+) -> Iterator[TokenEvent]:
+    """Continue a prompt; ``num_return_sequences`` continuations come one after another.
+
+    Each sequence's last event carries its finish_reason; the texts of its events, joined, are
+    the continuation. The sampled text depends on the model, the settings, ``params.seed`` and
+    ``record`` alone.
+
+    Args:
+        decoder: The model.
+        prompt: What to continue; at least one token, with room for one more.
+        params: Settings.
+        token_bytes: The exact bytes of a token.
+        eos_ids: Tokens that end a text.
+        record: Which record of a batch this is.
+        should_stop: Asked once a token; true ends the sequence as "interrupted".
+
+    Raises:
+        NumericalError: the logits are NaN or infinite.
+        InvalidInput: the settings forbid every token.
+    """
+    first_logits = decoder.prefill([prompt.ids])[0].clone()
+    slid = False
+    for index in range(params.num_return_sequences):
+        if slid:
+            first_logits = decoder.prefill([prompt.ids])[0].clone()
+        elif index:
+            decoder.rollback([len(prompt.ids)])
+        transcript = Transcript(
+            prompt,
+            params,
+            n_positions=decoder.n_positions,
+            token_bytes=token_bytes,
+            eos_ids=eos_ids,
+            index=index,
+        )
+        generator = torch.Generator().manual_seed(derive_seed(params.seed or 0, record, index))
+        yield from _decode(decoder, transcript, generator, first_logits, should_stop)
+        slid = transcript.dropped_tokens > prompt.dropped_tokens
+        if transcript.finish_reason == "interrupted":
+            return
+
+
+def _decode(
+    decoder: Decoder,
+    transcript: Transcript,
+    generator: torch.Generator,
+    logits: Tensor,
+    should_stop: Callable[[], bool],
+) -> Iterator[TokenEvent]:
+    """The loop: choose, tell, advance. ``logits`` [vocab] follow the prompt."""
+    while True:
+        if should_stop():
+            yield transcript.interrupt()
+            return
+        chosen = choose(logits, transcript, generator)
+        yield transcript.take(chosen)
+        if transcript.finish_reason is not None:
+            return
+        logits = _advance(decoder, transcript, chosen.token)
+
+
+def _advance(decoder: Decoder, transcript: Transcript, token: int) -> Tensor:
+    """Logits [vocab] after a token; a full context slides first."""
+    if len(transcript.context) > decoder.n_positions:
+        transcript.slide()
+        return decoder.prefill([transcript.context])[0]
+    return decoder.step([token])[0]
+
+
+def choose(logits: Tensor, transcript: Transcript, generator: torch.Generator) -> Chosen:
+    """Pick the next token from raw logits [vocab].
+
+    Raises:
+        NumericalError: the logits are NaN or infinite.
+        InvalidInput: the settings forbid every token.
+    """
+    params = transcript.params
+    check_logits(logits, len(transcript.context))
+    shaped = shape_logits(logits, transcript)
+    token = int(shaped.argmax()) if params.greedy else draw(shaped, generator)
+    if params.logprobs is None:
+        return Chosen(token=token)
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return Chosen(
+        token=token,
+        logprob=float(logprobs[token]),
+        # Greedy decoding draws from a distribution with one token in it.
+        sampled_logprob=0.0 if params.greedy else float(torch.log_softmax(shaped, dim=-1)[token]),
+        top=top_tokens(logprobs, params.logprobs),
+    )
+
+
+def shape_logits(logits: Tensor, transcript: Transcript) -> Tensor:
+    """Return the logits [vocab] that are drawn from; greedy leaves the filters out.
+
+    Raises:
+        InvalidInput: the settings forbid every token.
+    """
+    prompt, params = transcript.prompt, transcript.params
+    shaped = penalize(logits, params, transcript.history, eos_ids=transcript.eos_ids)
+    if prompt.healing_ids and not transcript.history.generated_count:
+        allowed = torch.full_like(shaped, -math.inf)
+        beginning = torch.tensor(prompt.healing_ids)
+        allowed[beginning] = shaped[beginning]
+        shaped = allowed
+    if shaped.max().item() == -math.inf:
+        raise InvalidInput(
+            "The settings forbid every token.", "Loosen --logit-bias or --no-repeat-ngram-size."
+        )
+    return shaped if params.greedy else filter_logits(shaped, params)

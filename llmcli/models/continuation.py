@@ -1,0 +1,221 @@
+"""A text and settings to a stream of events: what the command line and the Python API share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.errors import InvalidInput, UnsupportedModel
+
+if TYPE_CHECKING:
+    from llmcli.engine.transcript import Prompt
+    from llmcli.models.loader import LanguageModel
+    from llmcli.tokenization.tokenizer import SpecialTokens
+
+# A model that says nothing of its own about sampling gets these: GPT-2 loops when it decodes
+# greedily.
+DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
+
+
+def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingParams:
+    """Return the settings in force: what was given, over the model's own, over llmcli's.
+
+    A seed that was not given is drawn, so that every result can be had again.
+
+    Raises:
+        InvalidInput: a value is out of range.
+    """
+    settings = {**(model.generation_defaults or DEFAULTS), **given}
+    if settings.get("seed") is None:
+        settings["seed"] = secrets.randbits(32)
+    params = SamplingParams(**settings)
+    if params.num_beams > 1:
+        _check_beams(params)
+    elif params.greedy and params.num_return_sequences > 1:
+        raise InvalidInput(
+            f"{params.num_return_sequences} greedy sequences would all be the same.",
+            "Ask for one, or set a temperature above 0.",
+        )
+    return params
+
+
+def _check_beams(params: SamplingParams) -> None:
+    if params.num_return_sequences > params.num_beams:
+        raise InvalidInput(
+            f"num_return_sequences ({params.num_return_sequences}) is above num_beams "
+            f"({params.num_beams}).",
+            "Raise num_beams.",
+        )
+    for name in ("logprobs", "logit_bias", "presence_penalty", "frequency_penalty"):
+        if getattr(params, name) not in (None, (), 0.0):
+            raise InvalidInput(f"{name} does not work with beam search.", "Leave one of them out.")
+    if params.overflow == "slide":
+        raise InvalidInput("overflow slide does not work with beam search.", "Use left.")
+
+
+def parse_logit_bias(model: LanguageModel, texts: tuple[str, ...]) -> tuple[tuple[int, float], ...]:
+    """Return (token id, bias) pairs of ``TOKEN=VALUE`` texts; TOKEN is an id or one token's text.
+
+    Raises:
+        InvalidInput: no number after the last ``=``, an id outside the vocabulary, or a text
+            that is not exactly one token.
+    """
+    pairs = []
+    for text in texts:
+        token, equals, value = text.rpartition("=")
+        try:
+            bias = float(value)
+        except ValueError:
+            bias = float("nan")
+        if not equals or not token or bias != bias or bias == float("inf"):
+            raise InvalidInput(
+                f"--logit-bias {text!r} is not TOKEN=VALUE.", "For example ' the=-inf' or '262=2'."
+            )
+        pairs.append((_token_id(model, token), bias))
+    return tuple(pairs)
+
+
+def _token_id(model: LanguageModel, token: str) -> int:
+    if token.isdecimal() and int(token) < model.tokenizer.vocab_size:
+        return int(token)
+    ids = model.tokenizer.ids(token, special="allow")
+    if len(ids) != 1:
+        raise InvalidInput(
+            f"--logit-bias: {token!r} is {len(ids)} tokens for {model.name}.",
+            "Give the text of one token (mind the leading space) or its id; "
+            "'llmcli encode' shows both.",
+        )
+    return ids[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """A continuation under way.
+
+    Attributes:
+        prompt_tokens: How many tokens the prompt has, before anything was dropped.
+        dropped_tokens: How many of them were dropped to make room.
+        events: The steps, made as they are asked for.
+    """
+
+    prompt_tokens: int
+    dropped_tokens: int
+    events: Iterator[TokenEvent]
+
+
+def encode_prompt(
+    model: LanguageModel, text: str, *, bos: bool = False, special: SpecialTokens = "text"
+) -> list[int]:
+    """Return a prompt's token ids, the begin token in front where the model's own template has it.
+
+    Raises:
+        UnsupportedModel: ``bos`` and the model has no such token, or ids beyond its embedding.
+    """
+    tokenizer = model.tokenizer
+    ids = tokenizer.ids(text, special=special)
+    if bos and tokenizer.bos_id is None:
+        raise UnsupportedModel(f"{model.name} has no begin-of-text token.", "Leave out --bos.")
+    if tokenizer.bos_id is not None and (bos or (ids and tokenizer.adds_bos)):
+        ids = [tokenizer.bos_id, *ids]
+    return ids
+
+
+def prepare_prompt(
+    model: LanguageModel, ids: list[int], params: SamplingParams, *, heal: bool = False
+) -> Prompt:
+    """Cut a prompt to the context and, with ``heal``, take its last token back.
+
+    Healing leaves a prompt of one token as it is: something must be left to continue.
+
+    Raises:
+        InvalidInput: the prompt is empty or does not fit.
+    """
+    from llmcli.engine.generation import fit_prompt
+    from llmcli.engine.transcript import Prompt
+
+    kept, dropped = fit_prompt(
+        ids,
+        n_positions=model.n_positions,
+        max_new_tokens=params.max_new_tokens,
+        overflow=params.overflow,
+    )
+    if not heal or len(kept) < 2:
+        return Prompt(ids=tuple(kept), dropped_tokens=dropped)
+    tokenizer = model.tokenizer
+    removed = tokenizer.token_bytes(kept[-1])
+    beginning = tuple(
+        token
+        for token in range(tokenizer.vocab_size)
+        if token not in tokenizer.special_ids and _bytes_or_none(model, token, removed)
+    )
+    return Prompt(
+        ids=tuple(kept[:-1]), dropped_tokens=dropped, healed=removed, healing_ids=beginning
+    )
+
+
+def _bytes_or_none(model: LanguageModel, token: int, removed: bytes) -> bool:
+    try:
+        return model.tokenizer.token_bytes(token).startswith(removed)
+    except InvalidInput:  # a hole in the vocabulary
+        return False
+
+
+def continue_text(
+    model: LanguageModel,
+    text: str,
+    params: SamplingParams,
+    *,
+    bos: bool = False,
+    heal: bool = False,
+    special: SpecialTokens = "text",
+    should_stop: Callable[[], bool] = bool,
+) -> Continuation:
+    """Encode a text, cut it to the context, and start continuing it.
+
+    Raises:
+        InvalidInput: the text is empty or does not fit; settings that exclude each other.
+        ModelError: the model cannot be loaded.
+    """
+    from llmcli.engine.generation import generate
+
+    ids = encode_prompt(model, text, bos=bos, special=special)
+    prompt = prepare_prompt(model, ids, params, heal=heal)
+    if params.num_beams > 1:
+        events = _beam_events(model, prompt, params)
+    else:
+        events = generate(
+            model.decoder(),
+            prompt,
+            params,
+            token_bytes=model.tokenizer.token_bytes,
+            eos_ids=model.eos_ids,
+            should_stop=should_stop,
+        )
+    return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
+
+
+def _beam_events(
+    model: LanguageModel, prompt: Prompt, params: SamplingParams
+) -> Iterator[TokenEvent]:
+    """Replay what beam search found, as the loop would have told it."""
+    from llmcli.engine.transcript import Transcript, replay
+    from llmcli.engine.transformers_decoder import beam_search
+
+    room = model.n_positions - len(prompt.ids)
+    asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+    found = beam_search(
+        model.module, prompt.ids, params, max_new_tokens=asked, eos_ids=model.eos_ids
+    )
+    for index, tokens in enumerate(found):
+        transcript = Transcript(
+            prompt,
+            params,
+            n_positions=model.n_positions,
+            token_bytes=model.tokenizer.token_bytes,
+            eos_ids=model.eos_ids,
+            index=index,
+        )
+        yield from replay(transcript, tokens)
