@@ -7,6 +7,8 @@ import click
 from llmcli._version import __version__
 from llmcli.cli.boundary import Group
 from llmcli.cli.completion import completion
+from llmcli.cli.generate import generate
+from llmcli.cli.next import next_tokens
 from llmcli.cli.settings import load_settings
 
 
@@ -35,5 +37,9 @@ def cli(ctx: click.Context) -> None:
     ctx.default_map = load_settings(cli)
 
 
-for _command in (completion,):
+for _command in (
+    generate,
+    next_tokens,
+    completion,
+):
     cli.add_command(_command)

@@ -16,12 +16,17 @@ from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
 
 
 def fit_prompt(
-    ids: Sequence[int], *, n_positions: int, max_new_tokens: int | None, overflow: Overflow
+    ids: Sequence[int],
+    *,
+    n_positions: int,
+    max_new_tokens: int | None,
+    overflow: Overflow,
+    room: int = 1,
 ) -> tuple[list[int], int]:
     """Cut a prompt that leaves no room in the context.
 
-    ``error`` and ``slide`` need room for one token; ``left`` and ``middle`` make room for all
-    that was asked for (half the context where that is everything).
+    ``error`` and ``slide`` need room for ``room`` tokens; ``left`` and ``middle`` make room for
+    all that was asked for (half the context where that is everything).
 
     Returns:
         The ids that remain, and how many were dropped.
@@ -36,16 +41,16 @@ def fit_prompt(
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
     if overflow == "error":
-        if len(ids) >= n_positions:
+        if len(ids) > n_positions - room:
+            share = ", one of them for the continuation" if room else ""
             raise ContextOverflow(
-                f"The prompt has {len(ids)} tokens; the context holds {n_positions}, one of them "
-                "for the continuation.",
+                f"The prompt has {len(ids)} tokens; the context holds {n_positions}{share}.",
                 "Shorten it, or pass --overflow left, middle or slide.",
             )
         return ids, 0
     if overflow == "slide":
-        room = n_positions - 1
-        keep = room if len(ids) <= room else max(1, n_positions // 2)
+        limit = n_positions - room
+        keep = limit if len(ids) <= limit else max(1, n_positions // 2)
     else:
         asked = n_positions // 2 if max_new_tokens is None else max_new_tokens
         keep = max(1, n_positions - asked)

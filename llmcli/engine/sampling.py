@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -93,18 +94,30 @@ def filter_typical_p(logits: Tensor, typical_p: float) -> Tensor:
     return logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -math.inf)
 
 
+def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Tensor], Tensor]]]:
+    """Return the filters that are on, in transformers' order: name, value, function."""
+    steps: list[tuple[str, float, bool, Callable[[Tensor, Any], Tensor]]] = [
+        ("temperature", params.temperature, params.temperature not in (0, 1), apply_temperature),
+        ("top_k", params.top_k, params.top_k > 0, filter_top_k),
+        ("top_p", params.top_p, params.top_p < 1, filter_top_p),
+        ("min_p", params.min_p, params.min_p > 0, filter_min_p),
+        ("typical_p", params.typical_p, params.typical_p < 1, filter_typical_p),
+    ]
+    return [
+        (name, value, _bound(function, value))
+        for name, value, active, function in steps
+        if active
+    ]
+
+
+def _bound(function: Callable[[Tensor, Any], Tensor], value: float) -> Callable[[Tensor], Tensor]:
+    return lambda logits: function(logits, value)
+
+
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
     """Apply temperature, top-k, top-p, min-p and typical-p, in transformers' order."""
-    if params.temperature not in (0, 1):
-        logits = apply_temperature(logits, params.temperature)
-    if params.top_k:
-        logits = filter_top_k(logits, params.top_k)
-    if params.top_p < 1:
-        logits = filter_top_p(logits, params.top_p)
-    if params.min_p:
-        logits = filter_min_p(logits, params.min_p)
-    if params.typical_p < 1:
-        logits = filter_typical_p(logits, params.typical_p)
+    for _, _, apply in filter_steps(params):
+        logits = apply(logits)
     return logits
 
 

@@ -124,11 +124,17 @@ def encode_prompt(
 
 
 def prepare_prompt(
-    model: LanguageModel, ids: list[int], params: SamplingParams, *, heal: bool = False
+    model: LanguageModel,
+    ids: list[int],
+    params: SamplingParams,
+    *,
+    heal: bool = False,
+    room: int = 1,
 ) -> Prompt:
     """Cut a prompt to the context and, with ``heal``, take its last token back.
 
-    Healing leaves a prompt of one token as it is: something must be left to continue.
+    Healing leaves a prompt of one token as it is: something must be left to continue. ``room``
+    is how many tokens must fit behind the prompt.
 
     Raises:
         InvalidInput: the prompt is empty or does not fit.
@@ -141,6 +147,7 @@ def prepare_prompt(
         n_positions=model.n_positions,
         max_new_tokens=params.max_new_tokens,
         overflow=params.overflow,
+        room=room,
     )
     if not heal or len(kept) < 2:
         return Prompt(ids=tuple(kept), dropped_tokens=dropped)

@@ -1,0 +1,54 @@
+"""How fast and how large a generation was: what ``--stats`` prints."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from llmcli.engine.params import TokenEvent
+
+
+@dataclass
+class GenerationStats:
+    """Watches a stream of events.
+
+    Attributes:
+        prompt_tokens: How many tokens were read.
+        tokens: How many were drawn.
+        first: Seconds from the start to the first token.
+        total: Seconds from the start to the last.
+    """
+
+    prompt_tokens: int
+    tokens: int = 0
+    first: float = 0.0
+    total: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+
+    def watch(self, events: Iterable[TokenEvent]) -> Iterator[TokenEvent]:
+        """Pass events on and take the time."""
+        for event in events:
+            self.total = time.perf_counter() - self._started
+            if event.token_id is not None:
+                self.tokens += 1
+                self.first = self.first or self.total
+            yield event
+
+    def summary(self, timings: Mapping[str, float]) -> str:
+        """One line, then a line for each step of loading that was timed."""
+        after = self.total - self.first
+        rate = f"{(self.tokens - 1) / after:.1f} tokens/s, " if self.tokens > 1 and after else ""
+        line = (
+            f"{self.prompt_tokens} prompt tokens, {self.tokens} new tokens, {rate}"
+            f"first token after {self.first:.2f} s, peak memory {peak_memory() / 1e6:.0f} MB"
+        )
+        return "\n".join([line, *(f"  {step}: {s:.2f} s" for step, s in timings.items())])
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
