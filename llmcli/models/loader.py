@@ -22,6 +22,7 @@ from llmcli.errors import (
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
+    from llmcli.engine.gpt2 import GPT2Weights
     from llmcli.models.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -263,10 +264,19 @@ class LanguageModel:
         """The transformers model, in eval mode, on its device."""
         return _load_module(self)
 
+    @cached_property
+    def _gpt2_weights(self) -> GPT2Weights:
+        from llmcli.engine.gpt2 import GPT2Weights
+
+        return GPT2Weights.from_module(self.module)
+
     def decoder(self) -> Decoder:
         """Return a fresh decoder over this model's weights."""
+        from llmcli.engine.gpt2 import GPT2Decoder, supports
         from llmcli.engine.transformers_decoder import TransformersDecoder
 
+        if supports(self.config) and self.precision == "float32":
+            return GPT2Decoder(self._gpt2_weights)
         if self.precision in ("int8", "int4"):
             raise UnsupportedModel(
                 f"{self.name}: precision {self.precision} is for GPT-2 models.",

@@ -1,0 +1,356 @@
+"""The fast decoder for GPT-2 models: a preallocated cache, few operations a step.
+
+The model is Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
+parameters and settings are named as transformers names them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmcli.engine.kernels import FloatLinear, Linear
+
+# A prompt is read this many tokens at a time, so that memory does not grow with its square.
+PREFILL_TOKENS = 512
+# The cache grows by this many positions.
+CACHE_STEP = 256
+
+_gelu = torch.nn.functional.gelu
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return _gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu": _gelu,
+    "relu": torch.relu,
+    "silu": torch.nn.functional.silu,
+    "swish": torch.nn.functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPT2Shape:
+    """What config.json says that the decoder needs."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    n_positions: int
+    vocab_size: int
+    activation_function: str
+    layer_norm_epsilon: float
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> GPT2Shape:
+        """Take the fields from a config.json's content; absent ones as transformers has them."""
+        return cls(
+            n_layer=config.get("n_layer", 12),
+            n_head=config.get("n_head", 12),
+            n_embd=config.get("n_embd", 768),
+            n_positions=config.get("n_positions", 1024),
+            vocab_size=config.get("vocab_size", 50257),
+            activation_function=config.get("activation_function", "gelu_new"),
+            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
+            scale_attn_weights=config.get("scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
+        )
+
+    def attention_scale(self, layer: int) -> float:
+        """The factor on the attention scores of a layer, counted from 0."""
+        scale = (self.n_embd // self.n_head) ** -0.5 if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
+
+def supports(config: Mapping[str, Any]) -> bool:
+    """Whether this decoder computes what a config.json describes."""
+    return (
+        config.get("model_type") == "gpt2"
+        and config.get("activation_function", "gelu_new") in ACTIVATIONS
+        and not config.get("add_cross_attention", False)
+        and "quantization_config" not in config
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorm:
+    """Scale and shift of a layer norm, each [n_embd], float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One transformer block; the names are transformers'."""
+
+    ln_1: LayerNorm
+    c_attn: Linear
+    attn_c_proj: Linear
+    ln_2: LayerNorm
+    c_fc: Linear
+    mlp_c_proj: Linear
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GPT2Weights:
+    """A whole model; ``wte`` [vocab, n_embd] and ``wpe`` [n_positions, n_embd] are float32."""
+
+    shape: GPT2Shape
+    wte: Tensor
+    wpe: Tensor
+    blocks: tuple[Block, ...]
+    ln_f: LayerNorm
+    lm_head: Linear
+
+    @classmethod
+    def from_module(cls, module: Any) -> GPT2Weights:
+        """Take the weights of a transformers GPT2LMHeadModel; both share one storage.
+
+        transformers keeps a layer's weights as [in, out]. They are laid out as [out, in], which
+        is what streams at the memory's speed, and the module's parameter becomes a transposed
+        view of that: it computes what it did, and nothing is in memory twice.
+        """
+        gpt2 = module.transformer
+        blocks = tuple(
+            Block(
+                ln_1=_norm(block.ln_1),
+                c_attn=_conv1d(block.attn.c_attn),
+                attn_c_proj=_conv1d(block.attn.c_proj),
+                ln_2=_norm(block.ln_2),
+                c_fc=_conv1d(block.mlp.c_fc),
+                mlp_c_proj=_conv1d(block.mlp.c_proj),
+            )
+            for block in gpt2.h
+        )
+        return cls(
+            shape=GPT2Shape.from_config(module.config.to_dict()),
+            wte=gpt2.wte.weight.data,
+            wpe=gpt2.wpe.weight.data,
+            blocks=blocks,
+            ln_f=_norm(gpt2.ln_f),
+            lm_head=FloatLinear(module.lm_head.weight.data),
+        )
+
+
+def _norm(norm: Any) -> LayerNorm:
+    return LayerNorm(weight=norm.weight.data, bias=norm.bias.data)
+
+
+def _conv1d(layer: Any) -> FloatLinear:
+    weight = layer.weight.data.t().contiguous()
+    layer.weight.data = weight.t()
+    return FloatLinear(weight, layer.bias.data)
+
+
+class GPT2Decoder:
+    """Decodes a GPT-2 model; see the Decoder protocol.
+
+    The cache is one tensor [layer, key/value, row, head, position, head_dim]. Rows are aligned
+    at their ends: all have their next token at the same cache position, and the shorter ones
+    leave positions at the front unused. So a step writes at one place for all rows, and a
+    mask is needed only where lengths differ.
+
+    Args:
+        weights: The model; decoders may share it.
+    """
+
+    def __init__(self, weights: GPT2Weights) -> None:
+        self._weights = weights
+        self._shape = weights.shape
+        self._end = 0
+        self._pads: list[int] = []
+        self._cache = self._new_cache(0, 0)
+        self._pad_mask: Tensor | None = None  # [row, 1, 1, n_positions], additive
+
+    @property
+    def vocab_size(self) -> int:
+        """How many logits a position has."""
+        return self._shape.vocab_size
+
+    @property
+    def n_positions(self) -> int:
+        """The context."""
+        return self._shape.n_positions
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens in the cache, a number for each row."""
+        return tuple(self._end - pad for pad in self._pads)
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Read the prompts afresh; logits [batch, vocab].
+
+        Each is read by itself, so that its logits do not depend on its neighbours.
+        """
+        self._end = max(map(len, prompts))
+        self._pads = [self._end - len(prompt) for prompt in prompts]
+        self._cache = self._new_cache(len(prompts), self._end)
+        self._refresh_mask()
+        last = []
+        for row, (prompt, pad) in enumerate(zip(prompts, self._pads, strict=True)):
+            cache = self._cache[:, :, row : row + 1, :, pad:]
+            for start in range(0, len(prompt), PREFILL_TOKENS):
+                ids = torch.tensor([prompt[start : start + PREFILL_TOKENS]], device=self._device)
+                hidden = self._read(ids, cache, start, start, None)
+            last.append(hidden[-1:])
+        return self._weights.lm_head(torch.cat(last) if len(last) > 1 else last[0])
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Append a token to each row; logits [batch, vocab]."""
+        return self._append([[token] for token in tokens])
+
+    @torch.inference_mode()
+    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append tokens to each row; logits [batch, time, vocab]."""
+        rows, time = len(tokens), len(tokens[0])
+        if rows == 1 and time > PREFILL_TOKENS:
+            pieces = range(0, time, PREFILL_TOKENS)
+            logits = [self._append([tokens[0][i : i + PREFILL_TOKENS]]) for i in pieces]
+            return torch.cat(logits).view(1, time, -1)
+        return self._append(tokens).view(rows, time, -1)
+
+    @torch.inference_mode()
+    def rollback(self, lengths: Sequence[int]) -> None:
+        """Keep the first ``lengths[row]`` tokens of each row."""
+        dropped = {old - new for old, new in zip(self.lengths, lengths, strict=True)}
+        if len(dropped) == 1:
+            self._end -= dropped.pop()
+            return
+        end = max(lengths)
+        cache = self._new_cache(len(lengths), end)
+        for row, (length, pad) in enumerate(zip(lengths, self._pads, strict=True)):
+            kept = self._cache[:, :, row, :, pad : pad + length]
+            cache[:, :, row, :, end - length : end] = kept
+        self._cache, self._end = cache, end
+        self._pads = [end - length for length in lengths]
+        self._refresh_mask()
+
+    @torch.inference_mode()
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows, in this order."""
+        if list(rows) == list(range(len(self._pads))):
+            return
+        pads = [self._pads[row] for row in rows]
+        unused = min(pads, default=0)
+        old = self._cache[:, :, :, :, unused : self._end]
+        self._end -= unused
+        self._pads = [pad - unused for pad in pads]
+        self._cache = self._new_cache(len(pads), self._end)
+        for new_row, row in enumerate(rows):
+            self._cache[:, :, new_row, :, : self._end] = old[:, :, row]
+        self._refresh_mask()
+
+    @property
+    def _device(self) -> torch.device:
+        return self._weights.wpe.device
+
+    def _new_cache(self, rows: int, positions: int) -> Tensor:
+        """An empty cache with room for one token more than ``positions``."""
+        shape = self._shape
+        steps = math.ceil((positions + 1) / CACHE_STEP)
+        room = max(positions, min(steps * CACHE_STEP, shape.n_positions)) if rows else 0
+        head_dim = shape.n_embd // shape.n_head
+        size = (shape.n_layer, 2, rows, shape.n_head, room, head_dim)
+        # Zeros, for what stands in unused positions is weighted with 0, and 0 * NaN is NaN.
+        return torch.zeros(size, device=self._device)
+
+    def _refresh_mask(self) -> None:
+        if not any(self._pads):
+            self._pad_mask = None
+            return
+        pads = torch.tensor(self._pads, device=self._device).view(-1, 1, 1, 1)
+        positions = torch.arange(self.n_positions, device=self._device)
+        mask = torch.zeros(len(self._pads), 1, 1, len(positions), device=self._device)
+        self._pad_mask = mask.masked_fill_(positions < pads, -math.inf)
+
+    def _append(self, tokens: Sequence[Sequence[int]]) -> Tensor:
+        """Append to each row; logits [batch * time, vocab]."""
+        start, time = self._end, len(tokens[0])
+        if start + time > self._cache.shape[4]:
+            grown = self._new_cache(len(tokens), start + time)
+            grown[:, :, :, :, :start] = self._cache[:, :, :, :, :start]
+            self._cache = grown
+        ids = torch.tensor(tokens, device=self._device)
+        position: int | Tensor = start
+        if self._pad_mask is not None:
+            pads = torch.tensor(self._pads, device=self._device).view(-1, 1)
+            position = torch.arange(start, start + time, device=self._device) - pads
+        hidden = self._read(ids, self._cache, start, position, self._pad_mask)
+        self._end = start + time
+        return self._weights.lm_head(hidden)
+
+    def _read(
+        self,
+        ids: Tensor,
+        cache: Tensor,
+        start: int,
+        position: int | Tensor,
+        pad_mask: Tensor | None,
+    ) -> Tensor:
+        """Run tokens through the blocks; keys and values go to the cache from ``start`` on.
+
+        Args:
+            ids: Token ids [batch, time].
+            cache: The rows' cache, [layer, 2, batch, head, position, head_dim].
+            start: The cache position of the first token.
+            position: Its position in the text, or the positions of all, [batch, time].
+            pad_mask: Additive mask [batch, 1, 1, at least start + time] of unused positions.
+
+        Returns:
+            The last layer norm's output, [batch * time, n_embd].
+        """
+        weights, shape = self._weights, self._shape
+        rows, time = ids.shape
+        end = start + time
+        if isinstance(position, int):
+            places = weights.wpe[position : position + time]
+        else:
+            places = weights.wpe[position]
+        x = (weights.wte[ids] + places).view(rows * time, shape.n_embd)
+        mask = self._mask(start, time, pad_mask)
+        causal = mask is None and time > 1
+        split = (rows, time, 3, shape.n_head, shape.n_embd // shape.n_head)
+        norm, epsilon = (shape.n_embd,), shape.layer_norm_epsilon
+        activation = ACTIVATIONS[shape.activation_function]
+        for layer, block in enumerate(weights.blocks):
+            y = torch.layer_norm(x, norm, block.ln_1.weight, block.ln_1.bias, epsilon)
+            qkv = block.c_attn(y).view(split).permute(2, 0, 3, 1, 4)
+            keys_values = cache[layer]
+            keys_values[:, :, :, start:end] = qkv[1:]
+            keys, values = keys_values[:, :, :, :end].unbind(0)
+            y = torch.nn.functional.scaled_dot_product_attention(
+                qkv[0],
+                keys,
+                values,
+                attn_mask=mask,
+                is_causal=causal,
+                scale=shape.attention_scale(layer),
+            )
+            x += block.attn_c_proj(y.transpose(1, 2).reshape(rows * time, shape.n_embd))
+            y = torch.layer_norm(x, norm, block.ln_2.weight, block.ln_2.bias, epsilon)
+            x += block.mlp_c_proj(activation(block.c_fc(y)))
+        return torch.layer_norm(x, norm, weights.ln_f.weight, weights.ln_f.bias, epsilon)
+
+    def _mask(self, start: int, time: int, pad_mask: Tensor | None) -> Tensor | None:
+        """Additive attention mask, or None where every token may look at all up to itself."""
+        padding = None if pad_mask is None else pad_mask[..., : start + time]
+        if time == 1 or (start == 0 and padding is None):
+            return padding
+        future = torch.full((time, start + time), -math.inf, device=self._device)
+        causal = future.triu_(start + 1)
+        return causal if padding is None else causal + padding
