@@ -6,11 +6,12 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from fakehub import FakeHub
 
 # Its sitecustomize.py keeps this process, and those that tests start, off the internet.
 _GUARD = Path(__file__).parent / "guard"
@@ -103,6 +104,14 @@ def run_llmcli(clean_environment: dict[str, str], tmp_path: Path) -> RunLlmcli:
         )
 
     return run
+
+
+@pytest.fixture
+def hub(clean_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A Hub of one's own on loopback, which HF_ENDPOINT names here and in subprocesses."""
+    with FakeHub() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 # A few sentences, repeated, so that byte-level BPE has something to merge.

@@ -64,6 +64,19 @@ def repository_folder(cache: Path, name: str) -> Path:
     return cache / ("models--" + name.replace("/", "--"))
 
 
+def cached_names(cache: Path) -> list[str]:
+    """The Hub ids of the models in the cache, sorted; whole or not."""
+    try:
+        folders = [path for path in cache.iterdir() if path.name.startswith("models--")]
+    except OSError:
+        return []
+    return sorted(
+        path.name.removeprefix("models--").replace("--", "/", 1)
+        for path in folders
+        if (path / "snapshots").is_dir()
+    )
+
+
 def find_cached(
     cache: Path,
     name: str,

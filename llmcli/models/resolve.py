@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from llmcli.errors import CorruptModel, InvalidInput, OfflineMiss
+from llmcli.errors import (
+    AccessDenied,
+    CorruptModel,
+    HubUnreachable,
+    InvalidInput,
+    ModelNotFound,
+    OfflineMiss,
+    UnsafeModel,
+)
 from llmcli.models import cache
 from llmcli.models.cache import CachedModel, Need
 from llmcli.models.reference import (
@@ -21,6 +30,7 @@ from llmcli.models.reference import (
 )
 
 Notify = Callable[[str], None]
+Progress = Callable[[str, int, int | None], None]
 
 _FALLBACK_SECONDS = 3.0
 
@@ -74,8 +84,10 @@ def resolve(
     refresh: bool = False,
     timeout: float = 10.0,
     allow_pickle: bool = False,
+    trust_remote_code: bool = False,
     need: Need = "model",
     notify: Notify = lambda message: None,
+    progress: Progress | None = None,
 ) -> ResolvedModel:
     """Find a model's files: a folder, a bundled model, the Hub cache, the Hub; in that order.
 
@@ -88,34 +100,54 @@ def resolve(
         refresh: Ask the Hub although the model is cached.
         timeout: Seconds until the first byte of a file has arrived, and the longest stall.
         allow_pickle: Whether pickled weights will do.
+        trust_remote_code: Whether to fetch the Python files of a repository, too.
         need: ``"tokenizer"`` fetches only what encoding and decoding use.
         notify: Called with one sentence about what the user ought to know.
+        progress: Called with a file's name, the bytes there, and its size if known.
 
     Raises:
         InvalidInput: The name or the revision can be no such thing.
         ModelNotFound: Nothing has that name.
         OfflineMiss: It is not in the cache and the network is off.
-        HubUnreachable: The Hub refuses, is silent, too slow or broken.
+        ModelError, StorageError: It cannot be had; see `llmcli.models.download.download`.
     """
+    wishes = _Wishes(
+        need=need,
+        offline=offline,
+        refresh=refresh,
+        timeout=timeout,
+        allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
+        notify=notify,
+        progress=progress,
+    )
     if name is None:
-        return _resolve_default(
-            revision=revision,
-            offline=offline,
-            refresh=refresh,
-            timeout=timeout,
-            allow_pickle=allow_pickle,
-            need=need,
-            notify=notify,
-        )
+        return _resolve_default(revision, wishes)
     reference = parse_reference(name, revision)
     local = _resolve_local(reference, notify)
     if local is not None:
         return local
     reference.require_hub_id()
-    found = _from_cache(reference, need=need, allow_pickle=allow_pickle)
-    if found is not None and not refresh:
-        return _hub(reference, found)
-    raise OfflineMiss(f"{quoted(name)} is not in the cache.")
+    return _resolve_hub(reference, wishes)
+
+
+def known_names() -> list[str]:
+    """The names that cost no download: bundled models, then those in the cache."""
+    return [*bundled_models(), *cache.cached_names(cache.cache_folder())]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wishes:
+    """How `resolve` was asked."""
+
+    need: Need
+    offline: bool
+    refresh: bool
+    timeout: float
+    allow_pickle: bool
+    trust_remote_code: bool
+    notify: Notify
+    progress: Progress | None
 
 
 def _resolve_local(reference: ModelReference, notify: Notify) -> ResolvedModel | None:
@@ -138,39 +170,89 @@ def _resolve_local(reference: ModelReference, notify: Notify) -> ResolvedModel |
     return ResolvedModel(reference.name, "bundled", bundled)
 
 
-def _from_cache(reference: ModelReference, *, need: Need, allow_pickle: bool) -> CachedModel | None:
-    return cache.find_cached(
-        cache.cache_folder(),
-        reference.name,
-        reference.revision,
-        need=need,
-        allow_pickle=allow_pickle,
+def _resolve_hub(reference: ModelReference, wishes: _Wishes) -> ResolvedModel:
+    """The cache; where that does not do, the network."""
+    folder = cache.cache_folder()
+    name, revision = reference.name, reference.revision
+    found = cache.find_cached(
+        folder, name, revision, need=wishes.need, allow_pickle=wishes.allow_pickle
     )
+    switch = _offline_switch(wishes.offline)
+    if found is None and switch is not None:
+        raise _offline_miss(reference, cache.find_commit(folder, name, revision), wishes, switch)
+    if switch is not None and wishes.refresh:
+        raise InvalidInput(f"--refresh needs the network, and {switch} shuts it off.")
+    if found is None or wishes.refresh:
+        # Only here, so that a model in the cache costs no import of anything that can connect.
+        from llmcli.models.download import download
+
+        found = download(
+            reference,
+            need=wishes.need,
+            timeout=wishes.timeout,
+            allow_pickle=wishes.allow_pickle,
+            trust_remote_code=wishes.trust_remote_code,
+            thorough=wishes.refresh,
+            notify=wishes.notify,
+            progress=wishes.progress,
+        )
+    return ResolvedModel(name, "hub", found.folder, found.commit)
 
 
-def _hub(reference: ModelReference, cached: CachedModel) -> ResolvedModel:
-    return ResolvedModel(reference.name, "hub", cached.folder, cached.commit)
+def _resolve_default(revision: str | None, wishes: _Wishes) -> ResolvedModel:
+    """gpt2, or a bundled model where gpt2 is not here and cannot be had soon.
+
+    A folder that happens to be called gpt2 is not meant by somebody who named no model.
+    """
+    reference = parse_reference(DEFAULT_MODEL, revision)
+    try:
+        return _resolve_hub(
+            reference, replace(wishes, timeout=min(wishes.timeout, _FALLBACK_SECONDS))
+        )
+    except (HubUnreachable, OfflineMiss, ModelNotFound, AccessDenied) as error:
+        bundled = bundled_models()
+        if revision is not None or wishes.refresh or not bundled:
+            raise
+        name, folder = next(iter(bundled.items()))
+        wishes.notify(
+            f"gpt2 is not on this machine, and cannot be fetched now ({error.message[:-1]}): "
+            f"the bundled model {name} is used. -m {name} chooses it without this warning."
+        )
+        return ResolvedModel(name, "bundled", folder)
 
 
-def _resolve_default(
-    *,
-    revision: str | None,
-    offline: bool,
-    refresh: bool,
-    timeout: float,
-    allow_pickle: bool,
-    need: Need,
-    notify: Notify,
-) -> ResolvedModel:
-    """gpt2, or the bundled model where gpt2 cannot be had soon."""
-    reference = ModelReference(DEFAULT_MODEL, revision)
-    found = _from_cache(reference, need=need, allow_pickle=allow_pickle)
-    if found is not None and not refresh:
-        return _hub(reference, found)
-    for bundled, folder in bundled_models().items():
-        notify(f"gpt2 is not on this machine: the bundled model {bundled} is used.")
-        return ResolvedModel(bundled, "bundled", folder)
-    raise OfflineMiss("gpt2 is not in the cache.")
+def _offline_switch(offline: bool) -> str | None:
+    """What switched the network off; None where it is on."""
+    if offline:
+        return "--offline"
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in ("1", "ON", "YES", "TRUE"):
+            return f"{variable}={os.environ[variable]}"
+    return None
+
+
+def _offline_miss(
+    reference: ModelReference, commit: CachedModel | None, wishes: _Wishes, switch: str
+) -> OfflineMiss | UnsafeModel:
+    """Say what is missing while the network is off."""
+    where = quoted(str(cache.cache_folder()))
+    cure = f"Run it once without {switch.partition('=')[0]}, or choose a model that is here."
+    name = quoted(reference.name)
+    if commit is None:
+        revision = f" at revision {quoted(reference.revision)}" if reference.revision else ""
+        return OfflineMiss(
+            f"{name}{revision} is not in the cache {where}, and {switch} is set.", cure
+        )
+    if not cache.missing_files(commit.folder, need=wishes.need, allow_pickle=True):
+        return UnsafeModel(
+            f"{name} is in the cache with pickled weights only, which can run code.",
+            "Choose a model with safetensors, or give --allow-pickle if you trust its owner.",
+        )
+    missing = cache.missing_files(commit.folder, need=wishes.need, allow_pickle=wishes.allow_pickle)
+    return OfflineMiss(
+        f"{name} is in the cache {where} without {', '.join(missing[:5])}, and {switch} is set.",
+        cure,
+    )
 
 
 def _sha256(path: Path) -> str:
