@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from tokenizers import Tokenizer as Backend
 
-__all__ = ["Spelling", "piece_bytes", "spelling_of"]
+__all__ = ["Spelling", "piece_bytes", "spell_bytes", "spelling_of"]
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
@@ -33,6 +33,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _byte_alphabet()
+_LETTER_OF = {byte: char for char, byte in _BYTE_OF.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,11 @@ def piece_bytes(piece: str, spelling: Spelling) -> bytes:
     if piece.startswith(spelling.continuation):
         return piece.removeprefix(spelling.continuation).encode("utf-8")
     return b" " + piece.encode("utf-8")
+
+
+def spell_bytes(data: bytes) -> str:
+    """Bytes as byte-level BPE spells them, one character for each."""
+    return data.decode("latin-1").translate(_LETTER_OF)
 
 
 def _steps(component: Any) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
+from tokenizers import Encoding as BackendEncoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CorruptModel, InvalidInput, InvalidText
@@ -24,6 +25,8 @@ from llmcli.tokenization.files import (
 from llmcli.tokenization.pieces import Spelling, piece_bytes, spelling_of
 
 __all__ = ["Encoding", "SpecialTokens", "Tokenizer"]
+
+_WHOLE = 1 << 19  # characters that are encoded in one call; it takes some 400 bytes for each
 
 SpecialTokens = Literal["text", "allow", "forbid"]
 
@@ -118,18 +121,58 @@ class Tokenizer:
             InvalidInput: a control token under "forbid".
             InvalidText: a lone surrogate.
         """
-        self._prepare(text, special)
-        with self._native():
-            return self.backend.encode(text, add_special_tokens=False).ids
+        if len(text) > _WHOLE:
+            from llmcli.tokenization.bulk import encode_pieces
+
+            pieces = encode_pieces(self, [text], special=special)
+            return [token_id for piece in pieces for token_id in piece.ids]
+        self.check(text, special=special)
+        self.prepare(special)
+        return self.encode_fast(text).ids
 
     def encode(self, text: str, *, special: SpecialTokens = "text") -> Encoding:
         """The tokens of a text with their offsets; arguments and errors as in `ids`."""
-        self._prepare(text, special)
+        self.check(text, special=special)
+        self.prepare(special)
         with self._native():
             result = self.backend.encode(text, add_special_tokens=False)
         ids = result.ids
         spans = self._spans(text, ids, result.offsets)
         return Encoding(ids, result.tokens, *spans)
+
+    def prepare(self, special: SpecialTokens) -> None:
+        """Set what control tokens in a text are, for `encode_fast`."""
+        as_text = special == "text"
+        if self.backend.encode_special_tokens != as_text:
+            self.backend.encode_special_tokens = as_text
+
+    def check(self, text: str, *, special: SpecialTokens = "text", start: int = 0) -> None:
+        """Raise unless a text can be encoded.
+
+        Args:
+            text: The text.
+            special: As in `ids`.
+            start: Where the text begins in a longer one, in characters, for the message.
+
+        Raises:
+            InvalidInput: a control token under "forbid".
+            InvalidText: a lone surrogate.
+        """
+        if not text.isascii():
+            check_surrogates(text, start=start)
+        if special == "forbid":
+            for token_id in sorted(self.special_ids):
+                if (at := text.find(self._added[token_id])) >= 0:
+                    raise InvalidInput(
+                        f"The text holds the special token {self._added[token_id]!r} at "
+                        f"character {start + at}.",
+                        "Remove it, or use --special text or --special allow.",
+                    )
+
+    def encode_fast(self, text: str) -> BackendEncoding:
+        """Encode without offsets, from any thread; `prepare` and `check` come first."""
+        with self._native():
+            return self.backend.encode_batch_fast([text], add_special_tokens=False)[0]
 
     def token_string(self, token_id: int) -> str:
         """The vocabulary's own spelling of a token.
@@ -168,20 +211,6 @@ class Tokenizer:
                 return self.backend.decode(known, skip_special_tokens=False).encode("utf-8")
         data = b"".join(map(self._bytes.__getitem__, ids))
         return data.removeprefix(b" ") if self.spelling.prefix_space else data
-
-    def _prepare(self, text: str, special: SpecialTokens) -> None:
-        """Check the text, and set the library to read control tokens as asked."""
-        if not text.isascii():
-            check_surrogates(text)
-        if special == "forbid":
-            for token_id in sorted(self.special_ids):
-                if (at := text.find(self._added[token_id])) >= 0:
-                    raise InvalidInput(
-                        f"The text holds the special token {self._added[token_id]!r} at "
-                        f"character {at}.",
-                        "Remove it, or use --special text or --special allow.",
-                    )
-        self.backend.encode_special_tokens = special != "allow"
 
     def _spans(
         self, text: str, ids: Sequence[int], offsets: list[tuple[int, int]]
@@ -252,8 +281,8 @@ class _ByteTable(dict[int, bytes]):
         return data
 
 
-def check_surrogates(text: str) -> None:
-    """Raise unless the text can be written as UTF-8.
+def check_surrogates(text: str, *, start: int = 0) -> None:
+    """Raise unless the text, which begins at character ``start``, can be written as UTF-8.
 
     Raises:
         InvalidText: it holds a lone surrogate; the message gives its place.
@@ -263,7 +292,7 @@ def check_surrogates(text: str) -> None:
     except UnicodeEncodeError as exc:
         raise InvalidText(
             f"The text holds a lone surrogate (U+{ord(text[exc.start]):04X}) at character "
-            f"{exc.start}.",
+            f"{start + exc.start}.",
             "Give text that is valid Unicode.",
         ) from exc
 
