@@ -14,15 +14,12 @@ from llmcli.cli.boundary import INTERRUPTED, interrupt_flag
 from llmcli.cli.options import (
     InputOptions,
     ModelOptions,
-    Ranged,
-    SamplingOptions,
     existing_parent,
     input_options,
     model_options,
     output_options,
-    sampling_options,
-    seed_option,
 )
+from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console, to_json
@@ -30,7 +27,7 @@ from llmcli.terminal.prompts import read_prompt
 
 if TYPE_CHECKING:
     from llmcli.models.continuation import Continuation
-    from llmcli.models.loader import LanguageModel
+    from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 

@@ -10,12 +10,11 @@ import click
 from llmcli.cli.options import (
     InputOptions,
     ModelOptions,
-    SamplingOptions,
-    filter_options,
     input_options,
     model_options,
     output_options,
 )
+from llmcli.cli.sampling_options import SamplingOptions, filter_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console
@@ -23,7 +22,7 @@ from llmcli.terminal.prompts import read_prompt
 
 if TYPE_CHECKING:
     from llmcli.engine.next_token import NextToken
-    from llmcli.models.loader import LanguageModel
+    from llmcli.models.language_model import LanguageModel
 
 
 @click.command("next")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 import click
 from click.shell_completion import CompletionItem
 
-from llmcli.engine.params import Overflow, check_range
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import ColorWhen, Console
 from llmcli.terminal.inputs import DecodeErrors
 
 if TYPE_CHECKING:
-    from llmcli.models.loader import LanguageModel
+    from llmcli.models.language_model import LanguageModel
     from llmcli.models.resolve import ResolvedModel
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,7 +41,7 @@ class SharedOption(click.Option):
 shared_option = functools.partial(click.option, cls=SharedOption)
 
 
-def _bundle(name: str, cls: type[Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
+def bundle(name: str, cls: type[Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
     """Return a decorator that adds options and hands them to the callback as one ``cls``."""
     names = [field.name for field in fields(cls)]
 
@@ -194,10 +193,10 @@ _RESOLVE = (
     ),
 )
 
-resolve_options = _bundle("model", ResolveOptions, *_RESOLVE)
+resolve_options = bundle("model", ResolveOptions, *_RESOLVE)
 """Adds the options that find a model; the callback takes ``model: ResolveOptions``."""
 
-model_options = _bundle(
+model_options = bundle(
     "model",
     ModelOptions,
     *_RESOLVE,
@@ -229,7 +228,7 @@ class InputOptions:
     errors: DecodeErrors = "strict"
 
 
-input_options = _bundle(
+input_options = bundle(
     "inputs",
     InputOptions,
     click.option(
@@ -252,137 +251,6 @@ input_options = _bundle(
 """Adds -i and --errors; the callback takes ``inputs: InputOptions``."""
 
 
-# -- sampling ------------------------------------------------------------------------------
-
-
-class Ranged(click.ParamType[int | float]):
-    """A number in the range that SamplingParams gives the setting of the same name."""
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self.kind = kind
-        self.name = "integer" if kind is int else "number"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | float:
-        """Return the number, or fail naming the option and its range."""
-        try:
-            number = self.kind(value)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is not a{'n' if self.kind is int else ''} {self.name}.")
-        try:
-            check_range(param.name if param and param.name else "", number)
-        except InvalidInput as exc:
-            self.fail(f"{number} is out of range: {exc.cure}")
-        return number
-
-
-class MaxTokens(Ranged):
-    """A number of tokens, or ``max``: up to the end of the context."""
-
-    def __init__(self) -> None:
-        super().__init__(int)
-        self.name = "integer|max"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | float:
-        """Return the number; -1 for ``max``."""
-        return -1 if value in ("max", -1) else super().convert(value, param, ctx)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingOptions:
-    """Sampling settings as given on the command line; None where nothing was said."""
-
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    temperature: float | None = None
-    greedy: bool = False
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical_p: float | None = None
-    repetition_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    no_repeat_ngram_size: int | None = None
-    logit_bias: tuple[str, ...] = ()
-    overflow: Overflow | None = None
-
-    def __post_init__(self) -> None:
-        if self.greedy and self.temperature:
-            raise InvalidInput(
-                f"--greedy and --temperature {self.temperature} contradict each other.",
-                "Give one of them.",
-            )
-
-    def given(self) -> dict[str, Any]:
-        """Return what was set, by SamplingParams' names; biases are left to the tokenizer."""
-        said = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("greedy", "logit_bias", "max_new_tokens")
-            and getattr(self, field.name) is not None
-        }
-        if self.max_new_tokens is not None:
-            said["max_new_tokens"] = None if self.max_new_tokens == -1 else self.max_new_tokens
-        if self.greedy:
-            said["temperature"] = 0.0
-        return said
-
-
-def _number(name: str, kind: type[int] | type[float], help_text: str) -> Callable[[Any], Any]:
-    return click.option(name, type=Ranged(kind), help=help_text)
-
-
-_FILTERS = (
-    _number("--temperature", float, "Divides the logits; 0 is greedy."),
-    click.option("--greedy", is_flag=True, help="Always the most likely token."),
-    _number("--top-k", int, "Keep the K most likely tokens; 0 is off."),
-    _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
-    _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
-    _number("--typical-p", float, "Locally typical sampling; 1 is off."),
-    _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
-    _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
-    _number("--frequency-penalty", float, "The same, once for each time generated."),
-    _number("--no-repeat-ngram-size", int, "No n-gram of this size twice; 0 is off."),
-    click.option(
-        "--logit-bias",
-        multiple=True,
-        metavar="TOKEN=VALUE",
-        help="Add VALUE to a token's logit (-inf forbids it); TOKEN is text or an id; repeatable.",
-    ),
-    click.option(
-        "--overflow",
-        type=click.Choice(get_args(Overflow)),
-        help="When the context is full: an error, drop the left or the middle of the prompt, "
-        "or slide on.  [default: error]",
-    ),
-)
-
-filter_options = _bundle("sampling", SamplingOptions, *_FILTERS)
-"""Adds what shapes one distribution; the callback takes ``sampling: SamplingOptions``."""
-
-sampling_options = _bundle(
-    "sampling",
-    SamplingOptions,
-    click.option(
-        "-n",
-        "--max-new-tokens",
-        type=MaxTokens(),
-        help="How many tokens at most; max: to the end of the context.  [default: 100]",
-    ),
-    _number("--min-new-tokens", int, "No end of text and no stop before this many tokens."),
-    *_FILTERS,
-)
-"""Adds what shapes a continuation; the callback takes ``sampling: SamplingOptions``."""
-
-seed_option = click.option(
-    "--seed", type=Ranged(int), help="Makes the result repeatable; drawn and reported if not given."
-)
-
-
 def existing_parent(path: str) -> Path:
     """Return ``path``, checked to lie in an existing folder and not to be one itself.
 
@@ -398,13 +266,3 @@ def existing_parent(path: str) -> Path:
             "Name a file in a folder that exists and that you may write to.",
         )
     return target
-
-
-def sampled_settings(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in force: what was given, over the model's own, over llmcli's.
-
-    A model whose generation_config.json sets nothing about sampling gets temperature 0.8 and
-    top-p 0.95: GPT-2 loops when it decodes greedily.
-    """
-    base = dict(defaults) if defaults else {"temperature": 0.8, "top_p": 0.95}
-    return {**base, **given}

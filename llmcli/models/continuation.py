@@ -12,7 +12,7 @@ from llmcli.errors import InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
     from llmcli.engine.transcript import Prompt
-    from llmcli.models.loader import LanguageModel
+    from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 # A model that says nothing of its own about sampling gets these: GPT-2 loops when it decodes

@@ -10,7 +10,7 @@ from llmcli._version import __version__
 from llmcli.engine.params import SamplingParams
 
 if TYPE_CHECKING:
-    from llmcli.models.loader import LanguageModel
+    from llmcli.models.language_model import LanguageModel
 
 
 def provenance(model: LanguageModel) -> dict[str, Any]:

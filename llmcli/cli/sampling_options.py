@@ -1,0 +1,141 @@
+"""The options that shape a distribution or a continuation, and their ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+import click
+
+from llmcli.cli.options import bundle
+from llmcli.engine.params import Overflow, check_range
+from llmcli.errors import InvalidInput
+
+
+class Ranged(click.ParamType[int | float]):
+    """A number in the range that SamplingParams gives the setting of the same name."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+        self.name = "integer" if kind is int else "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Return the number, or fail naming the option and its range."""
+        try:
+            number = self.kind(value)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is not a{'n' if self.kind is int else ''} {self.name}.")
+        try:
+            check_range(param.name if param and param.name else "", number)
+        except InvalidInput as exc:
+            self.fail(f"{number} is out of range: {exc.cure}")
+        return number
+
+
+class MaxTokens(Ranged):
+    """A number of tokens, or ``max``: up to the end of the context."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+        self.name = "integer|max"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | float:
+        """Return the number; -1 for ``max``."""
+        return -1 if value in ("max", -1) else super().convert(value, param, ctx)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """Sampling settings as given on the command line; None where nothing was said."""
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    temperature: float | None = None
+    greedy: bool = False
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    logit_bias: tuple[str, ...] = ()
+    overflow: Overflow | None = None
+
+    def __post_init__(self) -> None:
+        if self.greedy and self.temperature:
+            raise InvalidInput(
+                f"--greedy and --temperature {self.temperature} contradict each other.",
+                "Give one of them.",
+            )
+
+    def given(self) -> dict[str, Any]:
+        """Return what was set, by SamplingParams' names; biases are left to the tokenizer."""
+        said = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("greedy", "logit_bias", "max_new_tokens")
+            and getattr(self, field.name) is not None
+        }
+        if self.max_new_tokens is not None:
+            said["max_new_tokens"] = None if self.max_new_tokens == -1 else self.max_new_tokens
+        if self.greedy:
+            said["temperature"] = 0.0
+        return said
+
+
+def _number(name: str, kind: type[int] | type[float], help_text: str) -> Callable[[Any], Any]:
+    return click.option(name, type=Ranged(kind), help=help_text)
+
+
+_FILTERS = (
+    _number("--temperature", float, "Divides the logits; 0 is greedy."),
+    click.option("--greedy", is_flag=True, help="Always the most likely token."),
+    _number("--top-k", int, "Keep the K most likely tokens; 0 is off."),
+    _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
+    _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
+    _number("--typical-p", float, "Locally typical sampling; 1 is off."),
+    _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
+    _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
+    _number("--frequency-penalty", float, "The same, once for each time generated."),
+    _number("--no-repeat-ngram-size", int, "No n-gram of this size twice; 0 is off."),
+    click.option(
+        "--logit-bias",
+        multiple=True,
+        metavar="TOKEN=VALUE",
+        help="Add VALUE to a token's logit (-inf forbids it); TOKEN is text or an id; repeatable.",
+    ),
+    click.option(
+        "--overflow",
+        type=click.Choice(get_args(Overflow)),
+        help="When the context is full: an error, drop the left or the middle of the prompt, "
+        "or slide on.  [default: error]",
+    ),
+)
+
+filter_options = bundle("sampling", SamplingOptions, *_FILTERS)
+"""Adds what shapes one distribution; the callback takes ``sampling: SamplingOptions``."""
+
+sampling_options = bundle(
+    "sampling",
+    SamplingOptions,
+    click.option(
+        "-n",
+        "--max-new-tokens",
+        type=MaxTokens(),
+        help="How many tokens at most; max: to the end of the context.  [default: 100]",
+    ),
+    _number("--min-new-tokens", int, "No end of text and no stop before this many tokens."),
+    *_FILTERS,
+)
+"""Adds what shapes a continuation; the callback takes ``sampling: SamplingOptions``."""
+
+seed_option = click.option(
+    "--seed", type=Ranged(int), help="Makes the result repeatable; drawn and reported if not given."
+)

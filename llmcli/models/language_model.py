@@ -1,0 +1,224 @@
+"""A model ready to encode, generate and score; what is slow is done when first asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcli.engine.params import SamplingParams
+from llmcli.errors import CorruptModel, InvalidInput, UnsupportedModel
+
+if TYPE_CHECKING:
+    from llmcli.engine.decoder import Decoder
+    from llmcli.engine.gpt2 import GPT2Weights
+    from llmcli.models.resolve import ResolvedModel
+    from llmcli.tokenization.tokenizer import Tokenizer
+
+Notify = Callable[[str], None]
+
+_SAMPLING_KEYS = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_new_tokens",
+)
+_CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
+
+
+def silent(message: str) -> None:
+    """Take a notice and say nothing."""
+
+
+@dataclass(kw_only=True)
+class LanguageModel:
+    """A model ready to encode, generate and score.
+
+    What is slow is done when it is first asked for.
+
+    Attributes:
+        resolved: Its files and where they came from.
+        device: cpu, cuda or mps.
+        precision: Of its weights.
+        timings: Seconds that each step of loading took, by name.
+    """
+
+    resolved: ResolvedModel
+    device: str
+    precision: str
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    notify: Notify = silent
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The model's name as it was asked for."""
+        return self.resolved.name
+
+    @property
+    def revision(self) -> str | None:
+        """The Hub's commit, or the sha256 of a folder's weights."""
+        return self.resolved.revision
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are."""
+        return self.resolved.folder
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json."""
+        return read_json_object(self.folder / "config.json")
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json; empty where there is none."""
+        path = self.folder / "generation_config.json"
+        return read_json_object(path) if path.exists() else {}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        from llmcli.tokenization.tokenizer import Tokenizer
+
+        with self.timed("tokenizer"):
+            return Tokenizer.from_folder(self.folder)
+
+    @cached_property
+    def n_positions(self) -> int:
+        """The context: the most tokens it can look at.
+
+        Raises:
+            UnsupportedModel: config.json does not say.
+        """
+        text_config = {**self.config, **(self.config.get("text_config") or {})}
+        for key in _CONTEXT_KEYS:
+            if isinstance(value := text_config.get(key), int):
+                return value
+        raise UnsupportedModel(
+            f"{self.name}: config.json states no context size.",
+            f"Set one of {', '.join(_CONTEXT_KEYS[:2])} in it.",
+        )
+
+    @cached_property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The tokens that end a text."""
+        for value in (
+            self.generation_config.get("eos_token_id"),
+            self.config.get("eos_token_id"),
+            self.tokenizer.eos_id,
+        ):
+            if isinstance(value, int):
+                return (value,)
+            if isinstance(value, list):
+                return tuple(value)
+        return ()
+
+    @cached_property
+    def generation_defaults(self) -> dict[str, Any]:
+        """What generation_config.json sets about sampling, by SamplingParams' names.
+
+        ``do_sample: false`` is temperature 0.
+
+        Raises:
+            CorruptModel: a value is out of its range.
+        """
+        config = self.generation_config
+        defaults = {key: config[key] for key in _SAMPLING_KEYS if config.get(key) is not None}
+        if config.get("do_sample") is False:
+            return {"temperature": 0.0}
+        try:
+            SamplingParams(**defaults, max_new_tokens=None)
+        except (InvalidInput, TypeError) as exc:
+            raise CorruptModel(
+                f"{self.folder / 'generation_config.json'} is invalid: {exc}",
+                "Correct or delete the file.",
+            ) from exc
+        if config.get("do_sample") and not defaults:
+            return {"temperature": 1.0}
+        return defaults
+
+    @cached_property
+    def module(self) -> Any:
+        """The transformers model, in eval mode, on its device."""
+        from llmcli.models.weights import load_module
+
+        return load_module(self)
+
+    @cached_property
+    def _gpt2_weights(self) -> GPT2Weights:
+        from llmcli.engine.gpt2 import GPT2Weights
+
+        return GPT2Weights.from_module(self.module)
+
+    def decoder(self) -> Decoder:
+        """Return a fresh decoder over this model's weights."""
+        from llmcli.engine.gpt2 import GPT2Decoder, supports
+        from llmcli.engine.transformers_decoder import TransformersDecoder
+
+        if supports(self.config) and self.precision == "float32":
+            return GPT2Decoder(self._gpt2_weights)
+        if self.precision in ("int8", "int4"):
+            raise UnsupportedModel(
+                f"{self.name}: precision {self.precision} is for GPT-2 models.",
+                "Use --precision bfloat16.",
+            )
+        return TransformersDecoder(self.module, n_positions=self.n_positions)
+
+    def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
+        """Continue a text; the pieces, joined, are the continuation.
+
+        Args:
+            prompt: The text to continue; not empty.
+            seed: Makes the result repeatable; drawn at random when None.
+            settings: Any field of SamplingParams. What is not given is what the model's
+                generation_config.json sets, else temperature 0.8 and top_p 0.95.
+
+        Raises:
+            InvalidInput: a setting is out of range, the prompt is empty or too long.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.models.continuation import continue_text, sampling_params
+
+        unknown = settings.keys() - {each.name for each in fields(SamplingParams)}
+        if unknown:
+            raise InvalidInput(f"There is no setting {min(unknown)!r}.", "See SamplingParams.")
+        params = sampling_params(self, {**settings, "seed": seed})
+        for event in continue_text(self, prompt, params).events:
+            if event.text:
+                yield event.text
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time spent inside to :attr:`timings`."""
+        start = time.perf_counter()
+        yield
+        self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        CorruptModel: it is missing, unreadable, no JSON, or no object.
+    """
+    cure = "Fetch the model again (llmcli models pull)."
+    try:
+        value = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise CorruptModel(f"Cannot read {path}: {exc.strerror}.", cure) from exc
+    except (ValueError, RecursionError) as exc:
+        raise CorruptModel(f"{path} is not valid JSON.", cure) from exc
+    if not isinstance(value, dict):
+        raise CorruptModel(f"{path} holds no JSON object.", cure)
+    return value

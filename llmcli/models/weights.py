@@ -1,0 +1,117 @@
+"""Weights through transformers: read, checked against the config, foreign errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llmcli.errors import CorruptModel, LlmcliError, OutOfMemory, UnsupportedModel
+
+if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
+
+
+def load_module(model: LanguageModel) -> Any:
+    """Return a model's transformers module, in eval mode, on its device.
+
+    Raises:
+        CorruptModel: weights that are missing, unexpected, mis-shaped or unreadable.
+        UnsupportedModel: an architecture that transformers cannot build here.
+        OutOfMemory: it does not fit.
+    """
+    with model.timed("import torch"):
+        import torch
+    with model.timed("import transformers"):
+        from transformers import AutoModelForCausalLM
+
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    with model.timed("load weights"), _quiet_transformers(), _foreign_errors(model):
+        module, info = from_pretrained(
+            str(model.folder),
+            dtype=torch.float32 if model.precision == "float32" else torch.bfloat16,
+            local_files_only=True,
+            trust_remote_code=model.trust_remote_code,
+            use_safetensors=not model.allow_pickle or None,
+            output_loading_info=True,
+        )
+        _check_loading(model, info)
+        return module.to(model.device).eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log lines and bars off stderr; what they say is an error here."""
+    from transformers.utils import logging
+
+    library: Any = logging
+    verbosity, bars = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+
+
+def _check_loading(model: LanguageModel, info: Mapping[str, Any]) -> None:
+    """Refuse what transformers would have filled in at random or left out."""
+    for key, words in (
+        ("missing_keys", "lack"),
+        ("mismatched_keys", "have another shape than config.json says for"),
+        ("unexpected_keys", "hold, against config.json,"),
+    ):
+        names = sorted(str(each[0] if isinstance(each, tuple) else each) for each in info[key])
+        if names:
+            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if names[5:] else "")
+            raise CorruptModel(
+                f"{model.folder}: the weights {words} {shown}.",
+                "The weights and config.json do not belong together: fetch the model again.",
+            )
+
+
+@contextmanager
+def _foreign_errors(model: LanguageModel) -> Iterator[None]:
+    """Turn what transformers, safetensors and torch raise for a bad model into ModelErrors."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except LlmcliError:
+        raise
+    except SafetensorError as exc:
+        raise CorruptModel(
+            f"{model.folder}: the weights cannot be read: {exc}.",
+            "The file is damaged: fetch the model again.",
+        ) from exc
+    except MemoryError as exc:
+        raise _too_big(model) from exc
+    except RuntimeError as exc:
+        if "not enough memory" in str(exc) or "out of memory" in str(exc):
+            raise _too_big(model) from exc
+        raise CorruptModel(f"{model.folder} cannot be loaded: {_first_line(exc)}") from exc
+    except ImportError as exc:
+        raise UnsupportedModel(
+            f"{model.name} needs a package that is not installed: {_first_line(exc)}",
+            "Install it, or use another model.",
+        ) from exc
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
+        raise UnsupportedModel(
+            f"{model.folder} cannot be loaded: {_first_line(exc)}",
+            "Check config.json, or fetch the model again.",
+        ) from exc
+
+
+def _too_big(model: LanguageModel) -> OutOfMemory:
+    size = sum(path.stat().st_size for path in model.folder.glob("*.safetensors"))
+    return OutOfMemory(
+        f"{model.name} does not fit into memory: its weights take {size / 1e9:.1f} GB.",
+        "Use a smaller model, or --precision bfloat16.",
+    )
+
+
+def _first_line(exc: BaseException) -> str:
+    lines = str(exc).strip().splitlines()
+    return (lines[0] if lines else type(exc).__name__).rstrip(".") + "."

@@ -1,0 +1,131 @@
+"""Who may import whom: CONTRIBUTING.md's table, read off the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import llmcli
+
+PACKAGE = Path(llmcli.__file__).parent
+
+# Layer -> the layers of ours that it may import, itself aside. "params" stands for
+# engine/params.py, plain data that every layer may use.
+ALLOWED = {
+    "errors": set(),
+    "files": {"errors"},
+    "_version": set(),
+    "tokenization": {"errors", "files"},
+    "params": {"errors"},
+    "engine": {"errors", "params", "tokenization"},
+    "models": {"errors", "files", "tokenization", "engine", "params", "_version"},
+    "scoring": {"errors", "engine", "params", "tokenization"},
+    "training": {"errors", "files", "models", "tokenization", "_version"},
+    "terminal": {"errors", "params"},
+    "__init__": {"errors", "_version", "params", "models"},
+    "__main__": {"cli"},
+}
+
+# What a layer must not import of other people's, even inside a function.
+FORBIDDEN = {
+    "errors": {"torch", "transformers", "click", "rich"},
+    "params": {"torch", "transformers", "click", "rich", "numpy"},
+    "tokenization": {"torch", "click", "rich"},
+    "engine": {"click", "rich", "huggingface_hub"},
+    "models": {"click", "rich"},
+    "scoring": {"click", "rich", "huggingface_hub"},
+    "training": {"click"},
+    "terminal": {"click", "torch", "transformers", "huggingface_hub"},
+}
+TRANSFORMERS_IN_ENGINE = {"engine/transformers_decoder.py"}
+NO_TORCH = {"scoring/windows.py", "scoring/statistics.py", "engine/params.py"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def layer(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    if relative.as_posix() == "engine/params.py":
+        return "params"
+    return relative.parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports at run time, wherever in the file."""
+    for node in _running(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """Walk all nodes but those under ``if TYPE_CHECKING:``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for other in node.orelse:
+                yield other
+                yield from _running(other)
+            continue
+        yield node
+        yield from _running(node)
+
+
+def target_layer(module: str) -> str | None:
+    parts = module.split(".")
+    if parts[0] != "llmcli" or len(parts) < 2:
+        return None
+    if module.startswith("llmcli.engine.params"):
+        return "params"
+    return parts[1]
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_layers(path: Path) -> None:
+    own = layer(path)
+    modules = set(imports(path))
+    if own != "cli":
+        allowed = ALLOWED[own] | {own}
+        # `from llmcli.engine.params import X` also yields the name X under the module.
+        wrong = {m for m in modules if (t := target_layer(m)) is not None and t not in allowed}
+        assert not wrong, f"{own} may not import {sorted(wrong)}"
+    roots = {module.split(".")[0] for module in modules}
+    forbidden = set(FORBIDDEN.get(own, set()))
+    name = path.relative_to(PACKAGE).as_posix()
+    if own == "engine" and name not in TRANSFORMERS_IN_ENGINE:
+        forbidden.add("transformers")
+    if name in NO_TORCH:
+        forbidden.add("torch")
+    assert not roots & forbidden
+
+
+def test_subpackages_import_nothing() -> None:
+    """Importing a leaf must never pull in a neighbour."""
+    for path in PACKAGE.glob("*/__init__.py"):
+        assert not list(imports(path)), path
+
+
+def test_only_the_output_layer_touches_stdout() -> None:
+    for path in sources():
+        if layer(path) == "terminal":
+            continue
+        text = path.read_text("utf-8")
+        name = path.relative_to(PACKAGE).as_posix()
+        assert "print(" not in text or name == "cli/boundary.py", name
+        if name != "cli/boundary.py":
+            assert "sys.stdout" not in text, name
+
+
+def test_files_are_readable_in_a_sitting() -> None:
+    long = {
+        path.relative_to(PACKAGE).as_posix(): lines
+        for path in sources()
+        if (lines := len(path.read_text("utf-8").splitlines())) > 350
+    }
+    assert not long
