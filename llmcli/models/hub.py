@@ -133,14 +133,8 @@ class HubClient:
             yield Body(start=start, chunks=response.iter_bytes())
 
     def _file_url(self, repository: Repository, file: RemoteFile) -> str:
-        from huggingface_hub import hf_hub_url
-
-        return hf_hub_url(
-            repository.name,
-            file.name,
-            revision=repository.commit,
-            endpoint=self.endpoint.url,
-        )
+        name = quote(file.name, safe="")
+        return f"{self.endpoint.url}/{repository.name}/resolve/{repository.commit}/{name}"
 
     def _check(self, response: httpx2.Response, name: str, revision: str | None) -> None:
         if not response.is_success:
