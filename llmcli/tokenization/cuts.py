@@ -164,7 +164,7 @@ def _is_stable(normalizer: dict[str, Any] | None) -> bool:
 
 
 def _has_expression(step: dict[str, Any]) -> bool:
-    return step["type"] == "Split" or (step["type"] == "ByteLevel" and step["use_regex"])
+    return step["type"] == "Split" or bool(step["type"] == "ByteLevel" and step["use_regex"])
 
 
 def _terms(step: dict[str, Any]) -> list[str] | None:
