@@ -10,6 +10,7 @@ from llmcli.cli.completion import completion
 from llmcli.cli.generate import generate
 from llmcli.cli.next import next_tokens
 from llmcli.cli.settings import load_settings
+from llmcli.cli.train import train
 
 
 @click.group(
@@ -40,6 +41,7 @@ def cli(ctx: click.Context) -> None:
 for _command in (
     generate,
     next_tokens,
+    train,
     completion,
 ):
     cli.add_command(_command)

@@ -1,0 +1,197 @@
+"""Documents -> token ids in a memory-mapped file, so that a corpus may be larger than memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tokenizers import Encoding
+from tokenizers import Tokenizer as Backend
+
+from llmcli.errors import InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from llmcli.training.corpus import Document
+
+Ids = "NDArray[np.uint16] | NDArray[np.uint32]"
+
+_PIECE_CHARS = 1 << 16  # the library takes a hundred times a text's size in one call
+_BATCH_PIECES = 64
+_CUT = re.compile(r"\n(?=\S)")  # GPT-2 joins white space only to what follows it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFile:
+    """One file of token ids, and where its documents begin.
+
+    Attributes:
+        path: The file: little-endian integers of ``dtype``.
+        dtype: ``uint16``, or ``uint32`` where ids do not fit.
+        tokens: How many; every document ends in the end-of-text token.
+        names: The documents.
+        lengths: Tokens of each document, the end-of-text token among them.
+        sizes: UTF-8 bytes of each document.
+    """
+
+    path: str
+    dtype: str
+    tokens: int
+    names: list[str]
+    lengths: list[int]
+    sizes: list[int]
+
+    def open(self) -> NDArray[np.integer]:
+        """Map the ids, shape [tokens], read-only."""
+        if not self.tokens:
+            return np.empty(0, dtype=self.dtype)
+        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.tokens,))
+
+
+def cut(text: str) -> Iterator[str]:
+    """Cut a long text at line ends where GPT-2's pre-tokenisation cuts too.
+
+    The pieces, encoded one by one, give the ids of the whole text.
+    """
+    start = 0
+    while len(text) - start > _PIECE_CHARS:
+        found = _CUT.search(text, start + _PIECE_CHARS)
+        if found is None:
+            break
+        end = found.start() if text[found.start() - 1] not in "\n\r\t " else found.end()
+        if end == found.end():
+            end = found.end()
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def write_tokens(
+    documents: Iterable[Document], path: Path, *, tokenizer: Backend, end_of_text: int
+) -> TokenFile:
+    """Encode the documents, one after the other, into a file.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
+    names, lengths, sizes = [], [], []
+    try:
+        with path.open("wb") as out:
+            for document in documents:
+                count = 1
+                for encoding in _encode(tokenizer, document.text):
+                    np.asarray(encoding.ids, dtype=dtype).tofile(out)
+                    count += len(encoding.ids)
+                np.asarray([end_of_text], dtype=dtype).tofile(out)
+                names.append(document.name)
+                lengths.append(count)
+                sizes.append(len(document.text.encode()))
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as exc:
+        raise StorageError(
+            f"Cannot write {path}: {exc.strerror}.", "Free some space, or choose another folder."
+        ) from exc
+    return TokenFile(
+        path=str(path),
+        dtype=dtype.name,
+        tokens=sum(lengths),
+        names=names,
+        lengths=lengths,
+        sizes=sizes,
+    )
+
+
+def _encode(tokenizer: Backend, text: str) -> Iterator[Encoding]:
+    batch: list[str] = []
+    for piece in cut(text):
+        batch.append(piece)
+        if len(batch) == _BATCH_PIECES:
+            yield from tokenizer.encode_batch(batch, add_special_tokens=False)
+            batch = []
+    yield from tokenizer.encode_batch(batch, add_special_tokens=False)
+
+
+class Blocks:
+    """Steps of training over a token file: which ids the weights see, in which order.
+
+    The file is cut into blocks of ``context`` + 1 ids (neighbours share one id, a target of one
+    and an input of the next). A pass takes every block once, in an order that the seed and the
+    pass's number give; where the first block begins differs from pass to pass. So a step's ids
+    follow from (seed, step) alone: a run that was killed goes on with the same ids, and
+    processes share a step by taking its blocks in turn.
+
+    Args:
+        ids: Shape [tokens].
+        context: Inputs of a block.
+        blocks_per_step: Over all processes and accumulated batches.
+        seed: Of the order.
+
+    Raises:
+        InvalidInput: there are fewer ids than one block.
+    """
+
+    def __init__(
+        self, ids: NDArray[np.integer], *, context: int, blocks_per_step: int, seed: int
+    ) -> None:
+        if len(ids) < context + 1:
+            raise InvalidInput(
+                f"The corpus has {len(ids)} tokens to train on, less than one context "
+                f"({context}) and its target.",
+                "Use a smaller --context, or more text.",
+            )
+        self.ids = ids
+        self.context = context
+        self.blocks_per_step = blocks_per_step
+        self.seed = seed
+        room = len(ids) - 1
+        self.blocks_per_pass = max(1, (room - min(context - 1, room - context)) // context)
+        self._pass = -1
+        self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    @property
+    def steps_per_pass(self) -> float:
+        """Steps in which every block is seen once."""
+        return self.blocks_per_pass / self.blocks_per_step
+
+    def block(self, number: int) -> NDArray[np.int64]:
+        """Return the ids of the ``number``-th block of the run, shape [context + 1]."""
+        this_pass, place = divmod(number, self.blocks_per_pass)
+        if this_pass != self._pass:
+            generator = np.random.default_rng((self.seed, this_pass))
+            slack = len(self.ids) - 1 - self.blocks_per_pass * self.context
+            shift = int(generator.integers(0, slack + 1))
+            order = generator.permutation(self.blocks_per_pass)
+            self._order = order.astype(np.int64) * self.context + shift
+            self._pass = this_pass
+        start = int(self._order[place])
+        return self.ids[start : start + self.context + 1].astype(np.int64)
+
+    def batch(self, numbers: Sequence[int], *, length: int) -> NDArray[np.int64]:
+        """Return blocks cut into rows of ``length`` inputs and one target.
+
+        Shape [len(numbers) * context // length, length + 1].
+        """
+        rows = []
+        for number in numbers:
+            block = self.block(number)
+            rows += [block[at : at + length + 1] for at in range(0, self.context, length)]
+        return np.stack(rows)
+
+
+def save_index(files: dict[str, TokenFile], path: Path) -> None:
+    """Write what the token files hold, for a run that goes on later."""
+    path.write_text(json.dumps({name: asdict(file) for name, file in files.items()}))
+
+
+def load_index(path: Path) -> dict[str, TokenFile]:
+    """Read what :func:`save_index` wrote."""
+    return {name: TokenFile(**entry) for name, entry in json.loads(path.read_text()).items()}
