@@ -1,0 +1,99 @@
+"""The README says what the program does: its commands are run, its reference is complete.
+
+``LLMCLI_UPDATE_DOCS=1 pytest tests/test_docs.py`` writes the outputs anew.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from llmcli.cli.main import cli
+from llmcli.models.reference import bundled_models
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+# Decided when the environment is still the caller's: the suite's own clears LLMCLI_*.
+UPDATE = os.environ.get("LLMCLI_UPDATE_DOCS") == "1"
+
+
+def examples(text: str) -> list[tuple[str, str]]:
+    """Return (command, output) pairs of the ```console blocks; ``$`` begins a command."""
+    found = []
+    for block in BLOCK.findall(text):
+        for example in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = example.partition("\n")
+            while command.endswith("\\"):
+                more, _, output = output.partition("\n")
+                command += "\n" + more
+            found.append((command, output))
+    return found
+
+
+def run(command: str, environment: dict[str, str]) -> str:
+    """Run a command line as a reader of the README would, with the llmcli under test."""
+    scripts = str(Path(sys.executable).parent)
+    result = subprocess.run(
+        ["bash", "-c", command],
+        env={**environment, "PATH": f"{scripts}:{environment['PATH']}", "COLUMNS": "80"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        timeout=120,
+    )
+    return result.stdout.decode("utf-8")
+
+
+@pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
+def test_readme_examples_are_real(clean_environment: dict[str, str]) -> None:
+    text = README.read_text("utf-8")
+    pairs = examples(text)
+    assert len(pairs) >= 5
+    # One home for all of them: what the first prepares, the others use.
+    actual = [(command, run(command, clean_environment)) for command, _ in pairs]
+    if UPDATE:
+        for (command, output), (_, new) in zip(pairs, actual, strict=True):
+            text = text.replace(f"$ {command}\n{output}", f"$ {command}\n{new}", 1)
+        README.write_text(text, "utf-8")
+    else:
+        assert actual == pairs
+
+
+def commands(group: click.Group, prefix: str = "llmcli") -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        yield f"{prefix} {name}", command
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(cli)), ids=lambda v: str(v))
+def test_every_command_is_documented(name: str, command: click.Command) -> None:
+    assert f"`{name}" in README.read_text("utf-8"), f"README.md does not mention `{name}`"
+    assert command.help, f"{name} has no help"
+    if not isinstance(command, click.Group):
+        assert "Examples:" in command.help, f"{name} --help has no examples"
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands(cli)), ids=lambda v: str(v))
+def test_every_option_says_what_it_does(name: str, command: click.Command) -> None:
+    silent = [
+        param.opts[-1]
+        for param in command.params
+        if isinstance(param, click.Option) and not param.help and not param.hidden
+    ]
+    assert not silent, f"{name}: no help for {silent}"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [README, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
