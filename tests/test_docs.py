@@ -45,8 +45,7 @@ def run(command: str, environment: dict[str, str]) -> str:
         ["bash", "-c", command],
         env={**environment, "PATH": f"{scripts}:{environment['PATH']}", "COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         cwd=ROOT,
         timeout=120,
     )
