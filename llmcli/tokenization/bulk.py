@@ -6,6 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from tokenizers import Encoding as BackendEncoding
 
@@ -14,13 +16,16 @@ from llmcli.tokenization.cuts import CutRule, cut_rule, last_cut, last_tile_edge
 from llmcli.tokenization.longtile import TileJoiner
 from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
-__all__ = ["MAX_UNCUT", "PIECE_CHARS", "Piece", "encode_pieces", "set_threads"]
+__all__ = ["MAX_UNCUT", "PIECE_CHARS", "Piece", "encode_pieces", "encode_texts", "set_threads"]
 
 PIECE_CHARS = 1 << 18  # the library needs some 400 bytes a character while it encodes
 MAX_UNCUT = 1 << 24
 _TILE_SLICE = 1 << 17
 _WINDOW = 1 << 16
 _SEEN_AHEAD = 64
+_OVERHEAD = 64  # what a text costs by itself, in characters' worth of memory
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +94,83 @@ def encode_pieces(
     if parts.ended and len(first) <= piece_chars:
         if first:
             tokenizer.check(first, special=special)
-            yield Piece(tokenizer.encode_fast(first))
+            yield Piece(tokenizer.encode_batch_fast([first])[0])
         return
-    yield from _side_by_side(
-        parts.split(), lambda text: Piece(tokenizer.encode_fast(text)), set_threads(threads)
-    )
+
+    def encode(part: str | list[int]) -> Piece:
+        return Piece(part if isinstance(part, list) else tokenizer.encode_batch_fast([part])[0])
+
+    jobs = ((isinstance(part, str), partial(encode, part)) for part in parts.split())
+    yield from _in_order(jobs, set_threads(threads))
 
 
-def _side_by_side(
-    parts: Iterator[str | list[int]], encode: Callable[[str], Piece], threads: int
+def encode_texts(
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    special: SpecialTokens = "text",
+    threads: int | None = None,
 ) -> Iterator[Piece]:
-    """Encode parts on several threads (the library lets go of the interpreter's lock), in order."""
+    """Encode many texts side by side; one `Piece` for each, in order.
+
+    Arguments and errors are those of `encode_pieces`; a long text is cut as there.
+    """
+    tokenizer.prepare(special)
+    workers = set_threads(threads)
+
+    def encode(group: list[str] | str) -> list[Piece]:
+        if isinstance(group, list):
+            return [Piece(encoded) for encoded in tokenizer.encode_batch_fast(group)]
+        pieces = encode_pieces(tokenizer, [group], special=special, threads=workers)
+        return [Piece([token_id for piece in pieces for token_id in piece.ids])]
+
+    groups = _grouped(tokenizer, texts, special)
+    jobs = ((isinstance(group, list), partial(encode, group)) for group in groups)
+    for pieces in _in_order(jobs, workers):
+        yield from pieces
+
+
+def _grouped(
+    tokenizer: Tokenizer, texts: Iterable[str], special: SpecialTokens
+) -> Iterator[list[str] | str]:
+    """Texts in groups of about a piece's size; a text longer than a piece comes alone."""
+    group: list[str] = []
+    size = 0
+    for text in texts:
+        if len(text) > PIECE_CHARS:
+            if group:
+                yield group
+            yield text
+            group, size = [], 0
+            continue
+        tokenizer.check(text, special=special)
+        group.append(text)
+        size += len(text) + _OVERHEAD
+        if size > PIECE_CHARS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _in_order(jobs: Iterable[tuple[bool, Callable[[], Result]]], threads: int) -> Iterator[Result]:
+    """Do jobs on several threads, a few ahead, and give their results in order.
+
+    The library lets go of the interpreter's lock while it encodes. A job comes with whether it
+    may run beside others; one that may not is done here, after those before it.
+    """
     from concurrent.futures import Future, ThreadPoolExecutor
 
-    waiting: deque[Future[Piece]] = deque()
+    waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="encode")
     try:
-        for part in parts:
-            if isinstance(part, list):
-                while waiting:
-                    yield waiting.popleft().result()
-                yield Piece(part)
-                continue
-            waiting.append(pool.submit(encode, part))
-            if len(waiting) > threads + 1:
+        for beside, job in jobs:
+            if beside:
+                waiting.append(pool.submit(job))
+            while waiting and (not beside or len(waiting) > threads + 1):
                 yield waiting.popleft().result()
+            if not beside:
+                yield job()
         while waiting:
             yield waiting.popleft().result()
     finally:

@@ -128,7 +128,7 @@ class Tokenizer:
             return [token_id for piece in pieces for token_id in piece.ids]
         self.check(text, special=special)
         self.prepare(special)
-        return self.encode_fast(text).ids
+        return self.encode_batch_fast([text])[0].ids
 
     def encode(self, text: str, *, special: SpecialTokens = "text") -> Encoding:
         """The tokens of a text with their offsets; arguments and errors as in `ids`."""
@@ -169,10 +169,10 @@ class Tokenizer:
                         "Remove it, or use --special text or --special allow.",
                     )
 
-    def encode_fast(self, text: str) -> BackendEncoding:
+    def encode_batch_fast(self, texts: list[str]) -> list[BackendEncoding]:
         """Encode without offsets, from any thread; `prepare` and `check` come first."""
         with self._native():
-            return self.backend.encode_batch_fast([text], add_special_tokens=False)[0]
+            return self.backend.encode_batch_fast(texts, add_special_tokens=False)
 
     def token_string(self, token_id: int) -> str:
         """The vocabulary's own spelling of a token.
