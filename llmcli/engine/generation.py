@@ -26,7 +26,7 @@ def fit_prompt(
     """Cut a prompt that leaves no room in the context.
 
     ``error`` and ``slide`` need room for ``room`` tokens; ``left`` and ``middle`` make room for
-    all that was asked for (half the context where that is everything).
+    all that was asked for (half the context where that is the whole of it or more).
 
     Returns:
         The ids that remain, and how many were dropped.
@@ -51,9 +51,12 @@ def fit_prompt(
     if overflow == "slide":
         limit = n_positions - room
         keep = limit if len(ids) <= limit else max(1, n_positions // 2)
+    elif not room:
+        keep = n_positions
+    elif max_new_tokens is None or max_new_tokens >= n_positions:
+        keep = n_positions - n_positions // 2
     else:
-        asked = n_positions // 2 if max_new_tokens is None else max_new_tokens
-        keep = max(1, n_positions - asked)
+        keep = n_positions - max_new_tokens
     if len(ids) <= keep:
         return ids, 0
     if overflow == "middle" and keep > 1:
@@ -192,8 +195,19 @@ def shape_logits(logits: Tensor, transcript: Transcript) -> Tensor:
         beginning = torch.tensor(prompt.healing_ids)
         allowed[beginning] = shaped[beginning]
         shaped = allowed
-    if shaped.max().item() == -math.inf:
+    check_shaped(shaped)
+    return shaped if params.greedy else filter_logits(shaped, params)
+
+
+def check_shaped(shaped: Tensor) -> None:
+    """Raise InvalidInput if penalties left no token in logits [vocab], or drove one to infinity."""
+    highest = shaped.max().item()
+    if highest == -math.inf:
         raise InvalidInput(
             "The settings forbid every token.", "Loosen --logit-bias or --no-repeat-ngram-size."
         )
-    return shaped if params.greedy else filter_logits(shaped, params)
+    if not math.isfinite(highest):
+        raise InvalidInput(
+            "The settings drive a logit to infinity.",
+            "Use a bias and penalties nearer to 0 (and a repetition penalty nearer to 1).",
+        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
-from llmcli.engine.generation import check_logits
+from llmcli.engine.generation import check_logits, check_shaped
 from llmcli.engine.history import History
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.sampling import filter_steps, penalize
@@ -86,12 +86,14 @@ def next_token(
 
     Raises:
         NumericalError: the logits are NaN or infinite.
+        InvalidInput: the settings forbid every token.
     """
     logits = decoder.prefill([prompt.ids])[0]
     check_logits(logits, len(prompt.ids))
     logprobs = torch.log_softmax(logits, dim=-1)
     history = History(prompt.ids, ngram_size=params.no_repeat_ngram_size)
     shaped = penalize(logits, params, history, eos_ids=eos_ids)
+    check_shaped(shaped)
     effects = []
     if not torch.equal(shaped, logits):
         effects.append(_effect("penalties", None, logits, shaped))

@@ -15,6 +15,17 @@ Draft = str
 
 MAX_SEED = 2**63 - 1
 
+_WHOLE = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "top_k",
+    "no_repeat_ngram_size",
+    "num_return_sequences",
+    "num_beams",
+    "seed",
+    "logprobs",
+)
+
 # name -> (test, the range in words); NaN fails every comparison, so every test is written to
 # hold only for values inside the range.
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -83,6 +94,8 @@ class SamplingParams:
                 f"({self.max_new_tokens}).",
                 "Raise max_new_tokens or lower min_new_tokens.",
             )
+        if isinstance(self.stop, str):
+            raise InvalidInput("stop is one string.", "Give a tuple of strings.")
         if any(stop == "" for stop in self.stop):
             raise InvalidInput("A stop string is empty.", "Give at least one character.")
         for token_id, bias in self.logit_bias:
@@ -107,10 +120,10 @@ def check_range(name: str, value: float, *, label: str = "") -> None:
         label: How the message calls it (an option's ``--name``); ``name`` when empty.
 
     Raises:
-        InvalidInput: the value is outside the range, or NaN.
+        InvalidInput: the value is outside the range, NaN, or no whole number where it must be.
     """
     inside, words = _RANGES[name]
-    if not inside(value):
+    if not inside(value) or (name in _WHOLE and not isinstance(value, int)):
         raise InvalidInput(f"{label or name} is {value}.", f"It must be {words}.")
 
 

@@ -37,7 +37,7 @@ def penalize(
         logits[seen] = torch.where(values < 0, values * factor, values / factor)
     if params.presence_penalty or params.frequency_penalty:
         taken = params.presence_penalty + params.frequency_penalty * history.generated_counts
-        logits[history.generated] -= taken
+        logits[history.generated] -= taken.to(logits.device)
     if params.no_repeat_ngram_size and (repeating := history.repeating()):
         logits[repeating] = -math.inf
     if params.ignore_eos or history.generated_count < params.min_new_tokens:
@@ -47,8 +47,14 @@ def penalize(
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
-    """Divide the logits by a temperature above 0."""
-    return logits / temperature
+    """Divide the logits by a temperature above 0.
+
+    The highest logit is taken from all of them first, which changes no probability, so that the
+    smallest temperature ends in the most likely token and the largest in a uniform draw, never
+    in infinities.
+    """
+    limits = torch.finfo(logits.dtype)
+    return (logits - logits.max()) / min(max(temperature, limits.tiny), limits.max)
 
 
 def filter_top_k(logits: Tensor, top_k: int) -> Tensor:
@@ -104,9 +110,7 @@ def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Ten
         ("typical_p", params.typical_p, params.typical_p < 1, filter_typical_p),
     ]
     return [
-        (name, value, _bound(function, value))
-        for name, value, active, function in steps
-        if active
+        (name, value, _bound(function, value)) for name, value, active, function in steps if active
     ]
 
 

@@ -116,10 +116,10 @@ class Transcript:
         return None
 
     def _finish(self, reason: FinishReason, text: str, chosen: Chosen | None) -> TokenEvent:
-        self.finish_reason = reason
         if reason != "stop":
-            # Half a character comes out as U+FFFD.
+            # Half a character comes out as U+FFFD, and may complete a stop string.
             text += self._certain(self._decoder.flush()) + self._stop.flush()
+        self.finish_reason = "stop" if self._stop.matched is not None else reason
         return self._event(text, chosen)
 
     def _event(self, text: str, chosen: Chosen | None) -> TokenEvent:
