@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmcli.engine.generation import check_logits
 from llmcli.engine.params import SamplingParams
 
 # Prompts are read in pieces of this many tokens, so that memory does not grow with the square
@@ -133,6 +135,7 @@ def beam_search(
     *,
     max_new_tokens: int,
     eos_ids: Sequence[int],
+    should_stop: Callable[[], bool] = bool,
 ) -> list[list[int]]:
     """Return ``num_return_sequences`` continuations by transformers' own beam search.
 
@@ -142,41 +145,77 @@ def beam_search(
         params: Settings; ``num_beams`` is at least ``num_return_sequences``.
         max_new_tokens: How many tokens at most.
         eos_ids: The ids that end a text.
+        should_stop: Asked once a step; true ends the search with the best so far.
 
     Returns:
         Token ids of each continuation, best first, an end token that was drawn included.
+
+    Raises:
+        NumericalError: the logits are NaN or infinite.
     """
+    ids = torch.tensor([list(prompt)], device=module.device)
+    config = _beam_config(params, max_new_tokens=max_new_tokens, eos_ids=eos_ids)
+    with torch.random.fork_rng(devices=[]), _own_settings_only(module):
+        torch.manual_seed(params.seed or 0)
+        output = module.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=config,
+            logits_processor=[_check_beams],
+            stopping_criteria=[
+                lambda ids, scores: torch.full((len(ids),), should_stop(), device=ids.device)
+            ],
+        )
+    continuations = []
+    for row in output[:, len(prompt) :].tolist():
+        ends = [row.index(token) for token in eos_ids if token in row and not params.ignore_eos]
+        continuations.append(row[: min(ends) + 1] if ends else row)
+    return continuations
+
+
+def _beam_config(params: SamplingParams, *, max_new_tokens: int, eos_ids: Sequence[int]) -> Any:
     from transformers import GenerationConfig
 
     sampled = not params.greedy
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
-        min_new_tokens=params.min_new_tokens or None,
+        min_new_tokens=params.min_new_tokens,
         num_beams=params.num_beams,
         num_return_sequences=params.num_return_sequences,
         do_sample=sampled,
         repetition_penalty=params.repetition_penalty,
         no_repeat_ngram_size=params.no_repeat_ngram_size,
         eos_token_id=None if params.ignore_eos else list(eos_ids) or None,
+        suppress_tokens=list(eos_ids) if params.ignore_eos and eos_ids else None,
         pad_token_id=eos_ids[0] if eos_ids else 0,
         **(
             {
                 "temperature": params.temperature,
                 "top_k": params.top_k,
                 "top_p": params.top_p,
-                "min_p": params.min_p or None,
+                "min_p": params.min_p,
                 "typical_p": params.typical_p,
             }
             if sampled
             else {}
         ),
     )
-    ids = torch.tensor([list(prompt)], device=module.device)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(params.seed or 0)
-        output = module.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
-    continuations = []
-    for row in output[:, len(prompt) :].tolist():
-        ends = [row.index(token) for token in eos_ids if token in row and not params.ignore_eos]
-        continuations.append(row[: min(ends) + 1] if ends else row)
-    return continuations
+
+
+@contextmanager
+def _own_settings_only(module: Any) -> Iterator[None]:
+    """Keep transformers from filling what we leave out from the model's generation_config."""
+    from transformers import GenerationConfig
+
+    before = module.generation_config
+    module.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        module.generation_config = before
+
+
+def _check_beams(ids: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor that changes nothing: scores [beams, vocab] must be numbers."""
+    check_logits(scores.max(dim=-1).values, ids.shape[1])
+    return scores

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # A model that says nothing of its own about sampling gets these: GPT-2 loops when it decodes
 # greedily.
 DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
+# A model that sets one of these has said what its distribution is.
+_SHAPING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
 
 
 def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingParams:
@@ -28,10 +30,21 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
     Raises:
         InvalidInput: a value is out of range.
     """
-    settings = {**(model.generation_defaults or DEFAULTS), **given}
+    defaults = model.generation_defaults
+    if not _SHAPING & defaults.keys():
+        defaults = {**DEFAULTS, **defaults}
+    settings = {**defaults, **given}
+    if settings.get("num_beams", 1) > 1 and "temperature" not in given:
+        settings["temperature"] = 0.0  # beams are searched, not drawn, unless that is asked for
     if settings.get("seed") is None:
         settings["seed"] = secrets.randbits(32)
     params = SamplingParams(**settings)
+    check_combination(params)
+    return params
+
+
+def check_combination(params: SamplingParams) -> None:
+    """Raise InvalidInput if settings exclude each other."""
     if params.num_beams > 1:
         _check_beams(params)
     elif params.greedy and params.num_return_sequences > 1:
@@ -39,7 +52,6 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
             f"{params.num_return_sequences} greedy sequences would all be the same.",
             "Ask for one, or set a temperature above 0.",
         )
-    return params
 
 
 def _check_beams(params: SamplingParams) -> None:
@@ -50,7 +62,8 @@ def _check_beams(params: SamplingParams) -> None:
             "Raise num_beams.",
         )
     for name in ("logprobs", "logit_bias", "presence_penalty", "frequency_penalty"):
-        if getattr(params, name) not in (None, (), 0.0):
+        value = getattr(params, name)
+        if value is not None and value != () and (value or name == "logprobs"):
             raise InvalidInput(f"{name} does not work with beam search.", "Leave one of them out.")
     if params.overflow == "slide":
         raise InvalidInput("overflow slide does not work with beam search.", "Use left.")
@@ -133,8 +146,8 @@ def prepare_prompt(
 ) -> Prompt:
     """Cut a prompt to the context and, with ``heal``, take its last token back.
 
-    Healing leaves a prompt of one token as it is: something must be left to continue. ``room``
-    is how many tokens must fit behind the prompt.
+    Healing leaves a prompt of one token as it is (something must be left to continue), and one
+    that ends in a control token. ``room`` is how many tokens must fit behind the prompt.
 
     Raises:
         InvalidInput: the prompt is empty or does not fit.
@@ -149,9 +162,9 @@ def prepare_prompt(
         overflow=params.overflow,
         room=room,
     )
-    if not heal or len(kept) < 2:
-        return Prompt(ids=tuple(kept), dropped_tokens=dropped)
     tokenizer = model.tokenizer
+    if not heal or len(kept) < 2 or kept[-1] in tokenizer.special_ids:
+        return Prompt(ids=tuple(kept), dropped_tokens=dropped)
     removed = tokenizer.token_bytes(kept[-1])
     beginning = tuple(
         token
@@ -191,7 +204,9 @@ def continue_text(
     ids = encode_prompt(model, text, bos=bos, special=special)
     prompt = prepare_prompt(model, ids, params, heal=heal)
     if params.num_beams > 1:
-        events = _beam_events(model, prompt, params)
+        if prompt.healing_ids:
+            raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
+        events = _beam_events(model, prompt, params, should_stop)
     else:
         events = generate(
             model.decoder(),
@@ -205,7 +220,10 @@ def continue_text(
 
 
 def _beam_events(
-    model: LanguageModel, prompt: Prompt, params: SamplingParams
+    model: LanguageModel,
+    prompt: Prompt,
+    params: SamplingParams,
+    should_stop: Callable[[], bool],
 ) -> Iterator[TokenEvent]:
     """Replay what beam search found, as the loop would have told it."""
     from llmcli.engine.transcript import Transcript, replay
@@ -214,7 +232,12 @@ def _beam_events(
     room = model.n_positions - len(prompt.ids)
     asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     found = beam_search(
-        model.module, prompt.ids, params, max_new_tokens=asked, eos_ids=model.eos_ids
+        model.module,
+        prompt.ids,
+        params,
+        max_new_tokens=asked,
+        eos_ids=model.eos_ids,
+        should_stop=should_stop,
     )
     for index, tokens in enumerate(found):
         transcript = Transcript(
@@ -226,3 +249,5 @@ def _beam_events(
             index=index,
         )
         yield from replay(transcript, tokens)
+        if transcript.finish_reason is None:  # the search was stopped
+            yield transcript.interrupt()

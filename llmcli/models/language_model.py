@@ -136,7 +136,7 @@ class LanguageModel:
         config = self.generation_config
         defaults = {key: config[key] for key in _SAMPLING_KEYS if config.get(key) is not None}
         if config.get("do_sample") is False:
-            return {"temperature": 0.0}
+            defaults["temperature"] = 0.0
         try:
             SamplingParams(**defaults, max_new_tokens=None)
         except (InvalidInput, TypeError) as exc:
@@ -144,9 +144,7 @@ class LanguageModel:
                 f"{self.folder / 'generation_config.json'} is invalid: {exc}",
                 "Correct or delete the file.",
             ) from exc
-        if config.get("do_sample") and not defaults:
-            return {"temperature": 1.0}
-        return defaults
+        return {"temperature": 1.0, **defaults} if config.get("do_sample") else defaults
 
     @cached_property
     def module(self) -> Any:
@@ -194,16 +192,18 @@ class LanguageModel:
         if unknown:
             raise InvalidInput(f"There is no setting {min(unknown)!r}.", "See SamplingParams.")
         params = sampling_params(self, {**settings, "seed": seed})
-        for event in continue_text(self, prompt, params).events:
-            if event.text:
-                yield event.text
+        events = continue_text(self, prompt, params).events
+        return (event.text for event in events if event.text)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
         """Add the time spent inside to :attr:`timings`."""
         start = time.perf_counter()
-        yield
-        self.timings[step] = self.timings.get(step, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.timings[step] = self.timings.get(step, 0.0) + spent
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
