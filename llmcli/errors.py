@@ -140,3 +140,12 @@ class OutOfMemory(LlmcliError):
 
 class NumericalError(LlmcliError):
     """Raised when a model's logits are NaN or infinite."""
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """Whether an exception says that memory could not be had; torch says it by RuntimeError."""
+    if isinstance(exc, MemoryError):
+        return True
+    words = ("not enough memory", "out of memory", "can't allocate", "cannot allocate")
+    text = str(exc).lower()
+    return isinstance(exc, RuntimeError | OSError) and any(each in text for each in words)

@@ -29,7 +29,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 yield file
             return
         target = path.resolve()  # through a symbolic link, whose file is replaced, not the link
-        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:50]}.", dir=target.parent)
         temporary = Path(name)
         try:
             with open(descriptor, "wb") as file:

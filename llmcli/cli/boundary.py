@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from llmcli.errors import LlmcliError, StorageError
+from llmcli.errors import LlmcliError, StorageError, is_out_of_memory
 from llmcli.terminal.console import Console, restore_terminal
 
 INTERRUPTED = 130
@@ -98,13 +98,14 @@ def describe(exc: BaseException) -> tuple[str, int]:
         return exc.format_message(), exc.exit_code
     if isinstance(exc, click.UsageError):
         hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx is not None else ""
-        return exc.format_message().rstrip(".") + "." + hint, exc.exit_code
+        return _sentence(exc.format_message()) + hint, exc.exit_code
     if isinstance(exc, click.ClickException):
-        return exc.format_message(), exc.exit_code
+        return _sentence(exc.format_message()), exc.exit_code
     if isinstance(exc, click.Abort):
         return "", INTERRUPTED
-    if isinstance(exc, MemoryError):
-        return "Out of memory. Use a smaller model, batch or --precision.", 1
+    if is_out_of_memory(exc):
+        reason = f" ({exc})" if str(exc) else ""
+        return f"Out of memory{reason}. Use a smaller model, batch or --precision.", 1
     if isinstance(exc, OSError) and exc.strerror:
         name = f"{exc.filename}: " if exc.filename else ""
         return f"{name}{exc.strerror}. Check the path, its permissions and the free space.", 1
@@ -115,14 +116,20 @@ def describe(exc: BaseException) -> tuple[str, int]:
     )
 
 
+def _sentence(message: str) -> str:
+    """One line that ends like a sentence: Click lists choices over several."""
+    text = " ".join(message.split())
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 def _settle() -> None:
     """Send on what was already made, and leave the terminal as a person wants it."""
-    restore_terminal()
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
     except (OSError, ValueError):
         _discard_stdout()
+    restore_terminal()
 
 
 def _discard_stdout() -> None:

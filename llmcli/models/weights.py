@@ -6,7 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from llmcli.errors import CorruptModel, LlmcliError, OutOfMemory, UnsupportedModel
+from llmcli.errors import (
+    CorruptModel,
+    LlmcliError,
+    OutOfMemory,
+    UnsupportedModel,
+    is_out_of_memory,
+)
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -86,10 +92,8 @@ def _foreign_errors(model: LanguageModel) -> Iterator[None]:
             f"{model.folder}: the weights cannot be read: {exc}.",
             "The file is damaged: fetch the model again.",
         ) from exc
-    except MemoryError as exc:
-        raise _too_big(model) from exc
-    except RuntimeError as exc:
-        if "not enough memory" in str(exc) or "out of memory" in str(exc):
+    except (MemoryError, RuntimeError) as exc:
+        if is_out_of_memory(exc):
             raise _too_big(model) from exc
         raise CorruptModel(f"{model.folder} cannot be loaded: {_first_line(exc)}") from exc
     except ImportError as exc:
@@ -98,6 +102,8 @@ def _foreign_errors(model: LanguageModel) -> Iterator[None]:
             "Install it, or use another model.",
         ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
+        if is_out_of_memory(exc):
+            raise _too_big(model) from exc
         raise UnsupportedModel(
             f"{model.folder} cannot be loaded: {_first_line(exc)}",
             "Check config.json, or fetch the model again.",

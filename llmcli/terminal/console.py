@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import StorageError
-from llmcli.terminal.escaping import escape_controls, one_line
+from llmcli.terminal.escaping import escape_controls, escape_json, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -118,8 +119,9 @@ class Console:
         self.write(text + "\n")
 
     def record(self, record: Mapping[str, object]) -> None:
-        """Write one line of JSON and flush it."""
-        self.write_raw(to_json(record) + "\n")
+        """Write one line of JSON and flush it; a terminal gets control characters spelt out."""
+        line = to_json(record)
+        self.write_raw((escape_json(line) if self.stdout_is_terminal else line) + "\n")
         self.flush()
 
     def styled(self, text: str, sgr: str) -> str:
@@ -194,14 +196,16 @@ def to_json(record: Mapping[str, object]) -> str:
 
 
 def restore_terminal() -> None:
-    """Show the cursor and reset colours on whichever of stdout and stderr is a terminal."""
+    """Show the cursor and reset colours on whichever of stdout and stderr is a terminal.
+
+    Safe in a signal handler: it writes to the descriptor, past a buffer that may be in use.
+    """
+    if os.environ.get("TERM") == "dumb":
+        return
     for stream in (sys.stdout, sys.stderr):
         if _is_terminal(stream):
-            try:
-                stream.write("\x1b[0m\x1b[?25h")
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+            with contextlib.suppress(OSError, ValueError):
+                os.write(stream.fileno(), b"\x1b[0m\x1b[?25h")
 
 
 def _stdout_failed(exc: OSError) -> StorageError:

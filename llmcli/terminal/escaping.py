@@ -22,6 +22,7 @@ def _spelling(code: int) -> str:
 
 _TABLE = {code: _spelling(code) for code in _CONTROLS}
 _LINE_TABLE = {**_TABLE, 0x09: "\\t", 0x0A: "\\n"}
+_JSON_TABLE = {code: f"\\u{code:04x}" for code in _CONTROLS}
 
 
 def escape_controls(text: str) -> str:
@@ -35,3 +36,8 @@ def escape_controls(text: str) -> str:
 def one_line(text: str) -> str:
     """Return ``text`` as :func:`escape_controls` does, with newlines and tabs spelt out too."""
     return text.translate(_LINE_TABLE)
+
+
+def escape_json(line: str) -> str:
+    """Return one line of JSON with the same characters spelt as JSON spells them."""
+    return line.translate(_JSON_TABLE)

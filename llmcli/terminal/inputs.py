@@ -45,7 +45,13 @@ def check_argument(text: str, *, source: str, errors: DecodeErrors = "strict") -
     Raises:
         InvalidText: the argument holds bytes that are not UTF-8 (lone surrogates).
     """
-    return decode_utf8(os.fsencode(text), source=source, errors=errors) if _bad(text) else text
+    if not _bad(text):
+        return text
+    try:
+        data = os.fsencode(text)  # the bytes that were typed
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        data = text.encode("utf-8", "surrogatepass")
+    return decode_utf8(data, source=source, errors=errors)
 
 
 def _bad(text: str) -> bool:
@@ -102,7 +108,8 @@ def _read(stream: BinaryIO, size: int, source: str | Path) -> bytes:
     try:
         return stream.read(size)
     except OSError as exc:
-        raise StorageError(f"Cannot read {source}: {exc.strerror}.", "Check the device.") from exc
+        name = source_name(source)
+        raise StorageError(f"Cannot read {name}: {exc.strerror}.", "Check the device.") from exc
 
 
 def source_name(source: str | Path) -> str:

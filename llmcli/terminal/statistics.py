@@ -37,15 +37,17 @@ class GenerationStats:
                 self.first = self.first or self.total
             yield event
 
-    def summary(self, timings: Mapping[str, float]) -> str:
-        """One line, then a line for each step of loading that was timed."""
+    def summary(self, timings: Mapping[str, float], *, detailed: bool = False) -> str:
+        """One line and, if ``detailed``, a line for each step of loading that was timed."""
         after = self.total - self.first
         rate = f"{(self.tokens - 1) / after:.1f} tokens/s, " if self.tokens > 1 and after else ""
         line = (
             f"{self.prompt_tokens} prompt tokens, {self.tokens} new tokens, {rate}"
-            f"first token after {self.first:.2f} s, peak memory {peak_memory() / 1e6:.0f} MB"
+            f"first token after {self.first:.2f} s, loaded in {sum(timings.values()):.2f} s, "
+            f"peak memory {peak_memory() / 1e6:.0f} MB"
         )
-        return "\n".join([line, *(f"  {step}: {s:.2f} s" for step, s in timings.items())])
+        steps = [f"  {step}: {seconds:.2f} s" for step, seconds in timings.items()]
+        return "\n".join([line, *(steps if detailed else [])])
 
 
 def peak_memory() -> int:
