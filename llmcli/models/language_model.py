@@ -88,11 +88,19 @@ class LanguageModel:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """Its tokenizer."""
+        """Its tokenizer.
+
+        Raises:
+            CorruptModel: it is unreadable, or has ids that the embedding has no row for.
+        """
+        from llmcli.models.inspect import check_tokenizer
         from llmcli.tokenization.tokenizer import Tokenizer
 
         with self.timed("tokenizer"):
-            return Tokenizer.from_folder(self.folder)
+            tokenizer = Tokenizer.from_folder(self.folder)
+            if isinstance(size := self.config.get("vocab_size"), int):
+                check_tokenizer(tokenizer, vocab_size=size, folder=self.folder)
+            return tokenizer
 
     @cached_property
     def n_positions(self) -> int:
