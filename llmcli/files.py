@@ -28,7 +28,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             with open(path, "wb") as file:
                 yield file
             return
-        target = path.resolve()  # through a symbolic link, whose file is replaced, not the link
+        # Through a symbolic link: its file is replaced, not the link.
+        target = Path(os.path.realpath(path))
         descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:50]}.", dir=target.parent)
         temporary = Path(name)
         try:

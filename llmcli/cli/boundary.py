@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import click
 
@@ -184,34 +184,34 @@ def _signals() -> Iterator[None]:
 
 
 class InterruptFlag:
-    """Ctrl-C asked for politely: set by the first one, while the second one leaves at once."""
+    """Ctrl-C asked for politely: inside ``with``, the first one sets the flag.
+
+    So a loop can finish what it is at; the second one leaves at once. Outside, Ctrl-C raises as
+    everywhere.
+    """
 
     def __init__(self) -> None:
         self.set = False
+        self._before: Any = None
 
     def __call__(self) -> bool:
         """Whether Ctrl-C was pressed."""
         return self.set
 
+    def __enter__(self) -> Self:
+        """Take Ctrl-C over, unless it is ignored or another thread's."""
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+        ):
+            self._before = signal.signal(signal.SIGINT, self._on_interrupt)
+        return self
 
-@contextmanager
-def interrupt_flag() -> Iterator[InterruptFlag]:
-    """Inside, the first Ctrl-C sets the flag instead of raising, so that a loop can finish."""
-    flag = InterruptFlag()
+    def __exit__(self, *exc: object) -> None:
+        """Give Ctrl-C back; once pressed, the second one keeps its meaning."""
+        if self._before is not None and not self.set:
+            signal.signal(signal.SIGINT, self._before)
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        flag.set = True
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        self.set = True
         signal.signal(signal.SIGINT, _leave_now)
-
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):
-        yield flag
-        return
-    before = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield flag
-    finally:
-        if not flag.set:
-            signal.signal(signal.SIGINT, before)

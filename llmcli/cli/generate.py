@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcli.cli.boundary import INTERRUPTED, interrupt_flag
+from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.options import (
     InputOptions,
     ModelOptions,
@@ -22,6 +21,7 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput
+from llmcli.models.continuation import check_combination
 from llmcli.terminal.console import Console, to_json
 from llmcli.terminal.prompts import read_prompt
 
@@ -119,9 +119,10 @@ def generate(
     """
     options = GenerateOptions(**own)
     given = {**sampling.given(), **options.given()}
-    SamplingParams(**given)  # every range is checked before anything heavy is imported
-    if options.output:
-        existing_parent(options.output)
+    # All that can be wrong with the call is found before anything heavy is imported.
+    check_combination(SamplingParams(**given))
+    if options.output is not None:
+        existing_parent(options.output, inputs=inputs.files)
     text = read_prompt(
         prompt,
         inputs.files,
@@ -152,7 +153,6 @@ class _Run:
     text: str
     options: GenerateOptions
     console: Console
-    started: float = field(default_factory=time.perf_counter)
 
     def settle(self, given: dict[str, Any]) -> None:
         """Work out the settings in force."""
@@ -166,28 +166,29 @@ class _Run:
         from llmcli.models.continuation import continue_text
         from llmcli.terminal.statistics import GenerationStats
 
-        with interrupt_flag() as interrupted:
-            continuation = continue_text(
-                self.model,
-                self.text,
-                self.params,
-                bos=self.options.bos,
-                heal=self.options.heal,
-                special=self.options.special,
-                should_stop=interrupted,
-            )
-            stats = GenerationStats(prompt_tokens=continuation.prompt_tokens)
-            events = stats.watch(continuation.events)
+        interrupted = InterruptFlag()
+        continuation = continue_text(
+            self.model,
+            self.text,
+            self.params,
+            bos=self.options.bos,
+            heal=self.options.heal,
+            special=self.options.special,
+            should_stop=interrupted,
+        )
+        stats = GenerationStats(prompt_tokens=continuation.prompt_tokens)
+        events = stats.watch(continuation.events)
+        with interrupted:
             if self.console.json_output:
                 self._write_records(continuation, events)
             elif self.options.output:
                 self._write_file(events)
             else:
                 self._stream(events)
-            if self.options.stats:
-                timings = self.model.timings if self.console.verbose else {}
-                self.console.info(stats.summary(timings))
-            return interrupted.set
+        if self.options.stats:
+            lines = stats.summary(self.model.timings, detailed=self.console.verbose)
+            self.console.say(lines)
+        return interrupted.set
 
     def _echo(self) -> bool:
         if self.options.echo is not None:

@@ -9,8 +9,9 @@ from llmcli.cli.boundary import Group
 from llmcli.cli.completion import completion
 from llmcli.cli.generate import generate
 from llmcli.cli.next import next_tokens
-from llmcli.cli.settings import load_settings
+from llmcli.cli.settings import load_settings, name_variables
 from llmcli.cli.train import train
+from llmcli.errors import InvalidInput
 
 
 @click.group(
@@ -35,7 +36,12 @@ def cli(ctx: click.Context) -> None:
     Results go to stdout, everything else to stderr. Settings come from flags, then LLMCLI_*
     environment variables, then config.toml, then the defaults.
     """
-    ctx.default_map = load_settings(cli)
+    try:
+        ctx.default_map = load_settings(cli)
+    except InvalidInput:
+        # --help is what the message sends to.
+        if not {"-h", "--help"} & {*ctx.args, *ctx._protected_args}:
+            raise
 
 
 for _command in (
@@ -45,3 +51,4 @@ for _command in (
     completion,
 ):
     cli.add_command(_command)
+name_variables(cli, "LLMCLI")

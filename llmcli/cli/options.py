@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
@@ -14,7 +14,7 @@ from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import ColorWhen, Console
-from llmcli.terminal.inputs import DecodeErrors
+from llmcli.terminal.inputs import STDIN, DecodeErrors
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -27,15 +27,18 @@ Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Need = Literal["tokenizer", "model"]
 
 
+def flag_name(option: click.Option) -> str:
+    """How the config file and the environment call an option: its long flag, underscored."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+
+
 class SharedOption(click.Option):
     """``LLMCLI_<NAME>`` sets it for every command, ``LLMCLI_<COMMAND>_<NAME>`` for one."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the command's own variable if it is set, else the shared one."""
         own = super().resolve_envvar_value(ctx)
-        if own is not None or not self.name:
-            return own
-        return os.environ.get(f"LLMCLI_{self.name.upper()}") or None
+        return own or os.environ.get(f"LLMCLI_{flag_name(self).upper()}") or None
 
 
 shared_option = functools.partial(click.option, cls=SharedOption)
@@ -139,6 +142,7 @@ class ResolveOptions:
                 refresh=self.refresh,
                 timeout=self.timeout,
                 allow_pickle=self.allow_pickle,
+                trust_remote_code=self.trust_remote_code,
                 need=need,
                 notify=console.notice,
                 progress=progress,
@@ -251,16 +255,21 @@ input_options = bundle(
 """Adds -i and --errors; the callback takes ``inputs: InputOptions``."""
 
 
-def existing_parent(path: str) -> Path:
-    """Return ``path``, checked to lie in an existing folder and not to be one itself.
+def existing_parent(path: str, *, inputs: Iterable[str] = ()) -> Path:
+    """Return ``path``, checked to be a file that can be written and none of the inputs.
 
     Raises:
-        InvalidInput: nothing could be written there.
+        InvalidInput: nothing could be written there, or an input would be lost.
     """
-    target = Path(path)
+    if not path:
+        raise InvalidInput("The output file has no name.", "Name a file.")
+    target = Path(os.path.realpath(path))
     if target.is_dir():
         raise InvalidInput(f"{path} is a directory.", "Name a file.")
-    if not os.access(target.parent, os.W_OK):
+    if any(source != STDIN and Path(os.path.realpath(source)) == target for source in inputs):
+        raise InvalidInput(f"{path} is an input file, too.", "Write to another file.")
+    special = target.exists() and not target.is_file()  # a pipe or a device: written as it is
+    if not os.access(target if special else target.parent, os.W_OK):
         raise InvalidInput(
             f"Cannot write {path}: its folder is missing or not writable.",
             "Name a file in a folder that exists and that you may write to.",

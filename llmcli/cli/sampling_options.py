@@ -26,7 +26,9 @@ class Ranged(click.ParamType[int | float]):
         """Return the number, or fail naming the option and its range."""
         try:
             number = self.kind(value)
-        except (ValueError, OverflowError):
+            if isinstance(value, bool) or (isinstance(value, float) and number != value):
+                raise ValueError  # of a config file: true, or 2.5 for a whole number
+        except (TypeError, ValueError, OverflowError):
             self.fail(f"{value!r} is not a{'n' if self.kind is int else ''} {self.name}.")
         try:
             check_range(param.name if param and param.name else "", number)
@@ -46,7 +48,7 @@ class MaxTokens(Ranged):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> int | float:
         """Return the number; -1 for ``max``."""
-        return -1 if value in ("max", -1) else super().convert(value, param, ctx)
+        return -1 if value == "max" else super().convert(value, param, ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from llmcli.cli.options import flag_name
 from llmcli.errors import InvalidInput
 
 
@@ -40,44 +41,69 @@ def load_settings(group: click.Group) -> dict[str, Any]:
 
 
 def _default_map(group: click.Group, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Sort settings by command; Click wants them under its own names for the options."""
     shared = {_key(k): v for k, v in settings.items() if not isinstance(v, dict)}
     tables = {k: v for k, v in settings.items() if isinstance(v, dict)}
-    known_anywhere: set[str] = set()
-    default_map: dict[str, Any] = {}
-    for name, command in group.commands.items():
-        known = _option_names(command)
-        known_anywhere |= known
-        table = {_key(k): v for k, v in tables.pop(name, {}).items()}
-        if unknown := sorted(table.keys() - known - _subcommands(command)):
-            raise _unknown(f"[{name}] {unknown[0]}", path)
-        own = {k: v for k, v in shared.items() if k in known} | table
-        if isinstance(command, click.Group):
-            for sub_name, sub in command.commands.items():
-                inner = {k: v for k, v in own.items() if k in _option_names(sub)}
-                default_map.setdefault(name, {})[sub_name] = inner
-        else:
-            default_map[name] = own
-    if tables:
-        raise _unknown(f"[{min(tables)}]", path)
-    if unknown_shared := sorted(shared.keys() - known_anywhere):
-        raise _unknown(unknown_shared[0], path)
+    default_map, used = _of_group(group, shared, tables, path, "")
+    if unknown := sorted(shared.keys() - used):
+        raise _unknown(unknown[0], path)
     return default_map
+
+
+def _of_group(
+    group: click.Group,
+    shared: dict[str, Any],
+    tables: dict[str, Any],
+    path: Path,
+    prefix: str,
+) -> tuple[dict[str, Any], set[str]]:
+    """Return a group's default_map, and which of the ``shared`` settings any command knows."""
+    if unknown := sorted(tables.keys() - group.commands.keys()):
+        raise _unknown(f"[{prefix}{unknown[0]}]", path)
+    default_map: dict[str, Any] = {}
+    used: set[str] = set()
+    for name, command in group.commands.items():
+        table = tables.get(name, {})
+        own = {_key(k): v for k, v in table.items() if not isinstance(v, dict)}
+        inner = {k: v for k, v in table.items() if isinstance(v, dict)}
+        if isinstance(command, click.Group):
+            default_map[name], known = _of_group(
+                command, shared | own, inner, path, f"{prefix}{name}."
+            )
+        else:
+            names = _option_names(command)
+            known = set(names)
+            both = shared | own
+            default_map[name] = {names[k]: v for k, v in both.items() if k in names}
+            own |= inner
+        if unknown := sorted(own.keys() - known):
+            raise _unknown(f"[{prefix}{name}] {unknown[0]}", path)
+        used |= known
+    return default_map, used
 
 
 def _key(key: str) -> str:
     return key.replace("-", "_")
 
 
-def _option_names(command: click.Command) -> set[str]:
-    if isinstance(command, click.Group):
-        return set().union(*(_option_names(sub) for sub in command.commands.values()))
+def _option_names(command: click.Command) -> dict[str, str]:
+    """Return Click's name of each option by the name that a user knows."""
     return {
-        param.name for param in command.params if isinstance(param, click.Option) and param.name
+        flag_name(param): param.name
+        for param in command.params
+        if isinstance(param, click.Option) and param.name
     }
 
 
-def _subcommands(command: click.Command) -> set[str]:
-    return set(command.commands) if isinstance(command, click.Group) else set()
+def name_variables(group: click.Group, prefix: str) -> None:
+    """Let ``<PREFIX>_<COMMAND>_<FLAG>`` set each option, whatever name Click has for it."""
+    for name, command in group.commands.items():
+        own = f"{prefix}_{name.upper().replace('-', '_')}"
+        if isinstance(command, click.Group):
+            name_variables(command, own)
+        for param in command.params:
+            if isinstance(param, click.Option) and param.envvar is None:
+                param.envvar = f"{own}_{flag_name(param).upper()}"
 
 
 def _unknown(what: str, path: Path) -> InvalidInput:

@@ -193,7 +193,7 @@ def continue_text(
     special: SpecialTokens = "text",
     should_stop: Callable[[], bool] = bool,
 ) -> Continuation:
-    """Encode a text, cut it to the context, and start continuing it.
+    """Encode a text, cut it to the context, load the model, and be ready to continue.
 
     Raises:
         InvalidInput: the text is empty or does not fit; settings that exclude each other.
@@ -206,7 +206,7 @@ def continue_text(
     if params.num_beams > 1:
         if prompt.healing_ids:
             raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
-        events = _beam_events(model, prompt, params, should_stop)
+        events = _beam_events(model, model.module, prompt, params, should_stop)
     else:
         events = generate(
             model.decoder(),
@@ -221,6 +221,7 @@ def continue_text(
 
 def _beam_events(
     model: LanguageModel,
+    module: Any,
     prompt: Prompt,
     params: SamplingParams,
     should_stop: Callable[[], bool],
@@ -232,7 +233,7 @@ def _beam_events(
     room = model.n_positions - len(prompt.ids)
     asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     found = beam_search(
-        model.module,
+        module,
         prompt.ids,
         params,
         max_new_tokens=asked,

@@ -53,6 +53,7 @@ def load(
         refresh=refresh,
         timeout=timeout,
         allow_pickle=allow_pickle,
+        trust_remote_code=trust_remote_code,
         notify=notify,
     )
     return load_resolved(
