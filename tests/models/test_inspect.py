@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.errors import CorruptModel, UnsafeModel, UnsupportedModel
+from llmcli.errors import CorruptModel, LlmcliError, UnsafeModel, UnsupportedModel
 from llmcli.models.inspect import check_model_folder, check_tokenizer
 from llmcli.models.safetensors_header import read_header
 
