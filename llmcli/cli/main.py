@@ -7,6 +7,8 @@ import click
 from llmcli._version import __version__
 from llmcli.cli.boundary import Group
 from llmcli.cli.completion import completion
+from llmcli.cli.decode import decode
+from llmcli.cli.encode import encode
 from llmcli.cli.generate import generate
 from llmcli.cli.next import next_tokens
 from llmcli.cli.settings import load_settings, name_variables
@@ -47,6 +49,8 @@ def cli(ctx: click.Context) -> None:
 for _command in (
     generate,
     next_tokens,
+    encode,
+    decode,
     train,
     completion,
 ):

@@ -180,13 +180,20 @@ class Tokenizer:
         Raises:
             InvalidInput: the id is outside the vocabulary.
         """
-        piece = self.backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
+        piece = self._piece(token_id)
         if piece is None:
             raise InvalidInput(
                 f"Token id {token_id} is outside the vocabulary (0 to {self.vocab_size - 1}).",
                 "Use ids that this model's tokenizer made.",
             )
         return piece
+
+    def __contains__(self, token_id: int) -> bool:
+        """Whether the vocabulary has this id."""
+        return self._piece(token_id) is not None
+
+    def _piece(self, token_id: int) -> str | None:
+        return self.backend.id_to_token(token_id) if 0 <= token_id < 1 << 32 else None
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes a token stands for; a control token's are its text.
@@ -196,8 +203,15 @@ class Tokenizer:
         """
         return self._bytes[token_id]
 
-    def decode_bytes(self, ids: Iterable[int], *, skip_special: bool = False) -> bytes:
+    def decode_bytes(
+        self, ids: Iterable[int], *, skip_special: bool = False, start: bool = True
+    ) -> bytes:
         """The bytes the ids stand for (a sequence's bytes need not be valid UTF-8).
+
+        Args:
+            ids: Token ids.
+            skip_special: Leave out control tokens.
+            start: Whether a text begins here; SentencePiece puts a space there, which goes.
 
         Raises:
             InvalidInput: an id is outside the vocabulary.
@@ -210,7 +224,7 @@ class Tokenizer:
             with self._native():
                 return self.backend.decode(known, skip_special_tokens=False).encode("utf-8")
         data = b"".join(map(self._bytes.__getitem__, ids))
-        return data.removeprefix(b" ") if self.spelling.prefix_space else data
+        return data.removeprefix(b" ") if start and self.spelling.prefix_space else data
 
     def _spans(
         self, text: str, ids: Sequence[int], offsets: list[tuple[int, int]]
