@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmcli.engine import gpt2
-from llmcli.engine.gpt2 import GPT2Decoder, GPT2Shape, GPT2Weights, supports
+from llmcli.engine.gpt2 import GPT2Decoder
+from llmcli.engine.gpt2_weights import GPT2Shape, GPT2Weights, supports
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
@@ -90,8 +91,6 @@ def test_the_module_shares_the_weights_and_computes_the_same() -> None:
         module.transformer.h[1].mlp.c_fc.weight.mul_(2)
     doubled = GPT2Decoder(weights).prefill([ids])
     assert_close(doubled[0], _reference(module, ids)[-1])
-    again = GPT2Weights.from_module(module)
-    assert again.blocks[0].c_attn._weight.data_ptr() == weights.blocks[0].c_attn._weight.data_ptr()  # type: ignore[attr-defined]
 
 
 def test_a_prompt_is_read_in_pieces(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:

@@ -1,0 +1,235 @@
+"""Penalties, filters and the draw, against transformers' own logits processors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import LogitsProcessorList
+from transformers.generation import logits_process as hf
+
+from llmcli.engine import sampling
+from llmcli.engine.history import History
+from llmcli.engine.params import SamplingParams
+
+VOCAB = 50
+# Multiples of 1/16: exact in float32, so that sums and ties come out the same on both sides.
+NUMBERS = st.integers(-160, 160).map(lambda n: n / 16)
+LOGITS = st.lists(NUMBERS, min_size=VOCAB, max_size=VOCAB)
+TOKENS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30)
+EXAMPLES = settings(max_examples=150, deadline=None)
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    """The same tokens are left, and they have the same probabilities."""
+    assert torch.equal(ours == -math.inf, theirs == -math.inf)
+    torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-5, atol=1e-7)
+
+
+def run_processors(processors: list[Any], logits: Tensor, ids: list[int]) -> Tensor:
+    result: Tensor = LogitsProcessorList(processors)(torch.tensor([ids]), logits[None].clone())
+    return result[0]
+
+
+@EXAMPLES
+@given(
+    logits=LOGITS,
+    prompt=TOKENS,
+    generated=st.lists(st.integers(0, VOCAB - 1), max_size=12),
+    repetition_penalty=st.sampled_from([0.5, 1.0, 1.2, 2.0]),
+    ngram=st.integers(0, 4),
+    bias=st.dictionaries(st.integers(0, VOCAB - 1), NUMBERS, max_size=4),
+    min_new_tokens=st.integers(0, 8),
+)
+def test_penalties_agree(
+    logits: list[float],
+    prompt: list[int],
+    generated: list[int],
+    repetition_penalty: float,
+    ngram: int,
+    bias: dict[int, float],
+    min_new_tokens: int,
+) -> None:
+    row, eos = torch.tensor(logits), [3, 4]
+    processors: list[Any] = []
+    if bias:
+        processors.append(
+            hf.SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})
+        )
+    processors.append(hf.RepetitionPenaltyLogitsProcessor(repetition_penalty))
+    if ngram:
+        processors.append(hf.NoRepeatNGramLogitsProcessor(ngram))
+    processors.append(
+        hf.MinNewTokensLengthLogitsProcessor(len(prompt), min_new_tokens, eos, device="cpu")
+    )
+    history = History(prompt, ngram_size=ngram)
+    for token in generated:
+        history.append(token)
+    params = SamplingParams(
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=ngram,
+        logit_bias=tuple(bias.items()),
+        min_new_tokens=min_new_tokens,
+    )
+    ours = sampling.penalize(row, params, history, eos_ids=eos)
+    theirs = run_processors(processors, row, prompt + generated)
+    assert torch.equal(ours, theirs)
+    assert row.tolist() == logits, "the logits given were changed"
+
+
+@EXAMPLES
+@given(
+    logits=LOGITS,
+    generated=st.lists(st.integers(0, VOCAB - 1), max_size=20),
+    presence=NUMBERS,
+    frequency=NUMBERS,
+)
+def test_presence_and_frequency_follow_their_formula(
+    logits: list[float], generated: list[int], presence: float, frequency: float
+) -> None:
+    """logit - count * frequency - (count > 0) * presence, over what was generated alone."""
+    history = History([1, 2, 3, 3])
+    for token in generated:
+        history.append(token)
+    params = SamplingParams(presence_penalty=presence, frequency_penalty=frequency)
+    ours = sampling.penalize(torch.tensor(logits), params, history)
+    for token, logit in enumerate(logits):
+        count = generated.count(token)
+        expected = logit - count * frequency - (count > 0) * presence
+        assert ours[token].item() == pytest.approx(expected, abs=1e-4)
+
+
+@EXAMPLES
+@given(
+    logits=LOGITS,
+    temperature=st.sampled_from([0.1, 0.5, 1.0, 1.7]),
+    top_k=st.integers(0, VOCAB + 5),
+    top_p=st.sampled_from([0.05, 0.3, 0.9, 0.95, 1.0]),
+    min_p=st.sampled_from([0.0, 0.05, 0.3, 1.0]),
+    typical_p=st.sampled_from([0.1, 0.5, 0.95, 1.0]),
+)
+def test_filters_agree(
+    logits: list[float],
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    typical_p: float,
+) -> None:
+    row = torch.tensor(logits)
+    params = SamplingParams(
+        temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, typical_p=typical_p
+    )
+    processors: list[Any] = []
+    if temperature != 1:
+        processors.append(hf.TemperatureLogitsWarper(temperature))
+    if top_k:
+        processors.append(hf.TopKLogitsWarper(top_k))
+    if top_p < 1:
+        processors.append(hf.TopPLogitsWarper(top_p))
+    if min_p:
+        processors.append(hf.MinPLogitsWarper(min_p))
+    if typical_p < 1:
+        processors.append(hf.TypicalLogitsWarper(typical_p))
+    # A filter cuts at a sum or a difference; where a token lies within rounding of the cut,
+    # both sides of it are right, and there is nothing to compare.
+    assume(_clear_of_cuts(row, processors))
+    assert_same(sampling.filter_logits(row, params), run_processors(processors, row, [0]))
+
+
+def _clear_of_cuts(row: Tensor, processors: list[Any]) -> bool:
+    """Whether a nudge of the logits leaves transformers' own choice as it is."""
+    kept = run_processors(processors, row, [0]) > -math.inf
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        nudge = (torch.rand(len(row), generator=generator) - 0.5) * 2e-5
+        # Ties stay ties: equal logits get equal nudges.
+        _, group = torch.unique(row, return_inverse=True)
+        nudged = row + nudge[group]
+        if not torch.equal(run_processors(processors, nudged, [0]) > -math.inf, kept):
+            return False
+    return True
+
+
+@given(logits=LOGITS, temperature=st.floats(min_value=0, exclude_min=True, allow_infinity=False))
+@EXAMPLES
+def test_no_temperature_makes_nan(logits: list[float], temperature: float) -> None:
+    row = torch.tensor(logits)
+    row[0] = -math.inf
+    shaped = sampling.apply_temperature(row, temperature)
+    assert not shaped.isnan().any()
+    assert shaped.max() == 0
+    assert shaped[0] == -math.inf
+    assert shaped.argmax() == row.argmax()
+
+
+def test_the_smallest_temperature_is_greedy() -> None:
+    shaped = sampling.apply_temperature(torch.tensor([1.0, 1.5, -3.0]), 5e-324)
+    assert shaped.softmax(-1).tolist() == [0, 1, 0]
+
+
+def test_steps_that_are_off_are_left_out() -> None:
+    assert sampling.filter_steps(SamplingParams()) == []
+    assert sampling.filter_steps(SamplingParams(temperature=0)) == []
+    names = [name for name, _, _ in sampling.filter_steps(SamplingParams(top_k=1, min_p=0.1))]
+    assert names == ["top_k", "min_p"]
+
+
+def test_ignore_eos_forbids_it_for_ever() -> None:
+    params = SamplingParams(ignore_eos=True)
+    shaped = sampling.penalize(torch.zeros(5), params, History([1]), eos_ids=[2, 4])
+    assert shaped.tolist() == [0, 0, -math.inf, 0, -math.inf]
+
+
+def _counts(logits: Tensor, draws: int) -> list[int]:
+    generator = torch.Generator().manual_seed(11)
+    counts = [0] * len(logits)
+    for _ in range(draws):
+        counts[sampling.draw(logits, generator)] += 1
+    return counts
+
+
+def test_draw_follows_the_distribution() -> None:
+    """Pearson's chi-square over 12 tokens; 31.26 is the 0.999 quantile for 11 degrees."""
+    generator = torch.Generator().manual_seed(5)
+    logits = torch.randn(12, generator=generator)
+    draws = 20_000
+    counts = _counts(logits, draws)
+    expected = (logits.softmax(-1) * draws).tolist()
+    chi_square = sum((o - e) ** 2 / e for o, e in zip(counts, expected, strict=True))
+    assert chi_square < 31.26
+
+
+def test_draw_never_takes_what_was_filtered_out() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, -math.inf, 1.0, -math.inf])
+    counts = _counts(logits, 2000)
+    assert counts[0] == counts[2] == counts[3] == counts[5] == 0
+    assert counts[1] and counts[4]
+
+
+def test_draw_takes_one_uniform_number() -> None:
+    """So that a seed means the same path for every size of the vocabulary."""
+    generator = torch.Generator().manual_seed(3)
+    sampling.draw(torch.zeros(1000), generator)
+    other = torch.Generator().manual_seed(3)
+    torch.rand((), generator=other, dtype=torch.float64)
+    assert torch.rand((), generator=generator) == torch.rand((), generator=other)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.integers(0, 1000))
+@EXAMPLES
+def test_seeds_differ_by_record_and_sequence(seed: int, record: int, index: int) -> None:
+    derived = sampling.derive_seed(seed, record, index)
+    assert 0 <= derived < 2**63
+    assert derived == sampling.derive_seed(seed, record, index)
+    others = {
+        sampling.derive_seed(seed, record + 1, index),
+        sampling.derive_seed(seed, record, index + 1),
+        sampling.derive_seed(seed ^ 1, record, index),
+    }
+    assert derived not in others
