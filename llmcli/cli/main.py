@@ -10,6 +10,7 @@ from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
 from llmcli.cli.generate import generate
+from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
 from llmcli.cli.settings import load_settings, name_variables
 from llmcli.cli.train import train
@@ -52,6 +53,7 @@ for _command in (
     encode,
     decode,
     train,
+    models,
     completion,
 ):
     cli.add_command(_command)

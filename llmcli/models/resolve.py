@@ -131,6 +131,33 @@ def resolve(
     return _resolve_hub(reference, wishes)
 
 
+def find_local(
+    name: str, *, revision: str | None = None, need: Need = "model", notify: Notify
+) -> ResolvedModel:
+    """Find a model that is on this machine, whatever the network could bring.
+
+    Raises:
+        InvalidInput: The name or the revision can be no such thing.
+        ModelNotFound: It is not here, or not all of it.
+    """
+    reference = parse_reference(name, revision)
+    local = _resolve_local(reference, notify)
+    if local is not None:
+        return local
+    reference.require_hub_id()
+    folder = cache.cache_folder()
+    found = cache.find_cached(
+        folder, reference.name, reference.revision, need=need, allow_pickle=True
+    )
+    if found is None:
+        part = cache.find_commit(folder, reference.name, reference.revision)
+        what = "is only partly" if part else "is not"
+        raise ModelNotFound(
+            f"{quoted(name)} {what} on this machine.", f"llmcli models pull {name} fetches it."
+        )
+    return ResolvedModel(reference.name, "hub", found.folder, found.commit)
+
+
 def known_names() -> list[str]:
     """The names that cost no download: bundled models, then those in the cache."""
     return [*bundled_models(), *cache.cached_names(cache.cache_folder())]

@@ -1,0 +1,229 @@
+"""``llmcli models``: what is on this machine, and fetching and deleting it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmcli.cli.options import ModelName, ResolveOptions, output_options, shared_option
+from llmcli.errors import InvalidInput
+from llmcli.terminal.console import DIM, Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from llmcli.models.inventory import LocalModel
+
+model_argument = click.argument("model", type=ModelName())
+revision_option = shared_option("--revision", help="Branch, tag or commit of a Hub model.")
+
+
+@click.group()
+def models() -> None:
+    """List, fetch, describe and delete models.
+
+    \b
+    Examples:
+      llmcli models list
+      llmcli models pull openai-community/gpt2
+      llmcli models show gpt2
+      llmcli models remove gpt2 --yes
+    """
+
+
+@models.command("list")
+@output_options
+def list_command(console: Console) -> None:
+    """List the bundled models and those in the Hub cache.
+
+    \b
+    Examples:
+      llmcli models list
+      llmcli models list --json | jq -r 'select(.size > 1e9).name'
+    """
+    from llmcli.models.inventory import list_models
+
+    found = list_models()
+    if console.json_output:
+        for model in found:
+            console.record({**asdict(model), "folder": str(model.folder)})
+        return
+    rows = [_row(model) for model in found]
+    if rows:
+        _write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
+    else:
+        console.info("No models are here. llmcli models pull NAME fetches one.")
+
+
+@models.command()
+@model_argument
+@revision_option
+@shared_option("--refresh", is_flag=True, help="Ask the Hub again, and verify what is here.")
+@shared_option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the Hub may stay silent.",
+)
+@shared_option("--offline", is_flag=True, help="Never use the network.")
+@shared_option("--allow-pickle", is_flag=True, help="Accept weights in pickle files.")
+@shared_option("--trust-remote-code", is_flag=True, help="Fetch the model's Python code, too.")
+@output_options
+def pull(model: str, console: Console, **options: Any) -> None:
+    """Fetch MODEL from the Hub into the cache; print its folder.
+
+    An interrupted download goes on where it stopped. Every file is verified.
+
+    \b
+    Examples:
+      llmcli models pull gpt2
+      llmcli models pull org/name@v1.0
+      llmcli models pull gpt2 --refresh
+    """
+    found = ResolveOptions(model=model, **options).resolve(console)
+    if console.json_output:
+        console.record(
+            {
+                "name": found.name,
+                "origin": found.origin,
+                "revision": found.commit,
+                "folder": str(found.folder),
+            }
+        )
+    else:
+        _write_path(console, found.folder)
+
+
+@models.command()
+@model_argument
+@revision_option
+@output_options
+def show(model: str, revision: str | None, console: Console) -> None:
+    """Describe MODEL: architecture, parameters, context, vocabulary, files, licence.
+
+    \b
+    Examples:
+      llmcli models show gpt2
+      llmcli models show ./my-model --json | jq .parameters
+    """
+    from llmcli.models.inventory import describe_folder
+    from llmcli.models.resolve import find_local
+
+    found = find_local(model, revision=revision, notify=console.notice)
+    description = describe_folder(found)
+    if console.json_output:
+        console.record(description)
+        return
+    files = description.pop("files")
+    rows = [(name.replace("_", " "), _shown(name, v)) for name, v in description.items()]
+    _write_table(console, [row for row in rows if row[1]], header=False)
+    console.line()
+    _write_table(console, [(name, _human_size(size)) for name, size in files.items()], header=False)
+
+
+@models.command()
+@model_argument
+@revision_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@output_options
+def remove(model: str, revision: str | None, yes: bool, console: Console) -> None:
+    """Delete MODEL from the Hub cache: all of it, or one revision.
+
+    \b
+    Examples:
+      llmcli models remove gpt2
+      llmcli models remove org/name --revision v1.0 --yes
+    """
+    from llmcli.models.inventory import cached_size, remove_cached
+    from llmcli.models.reference import bundled_models, parse_reference
+
+    reference = parse_reference(model, revision)
+    if reference.name in bundled_models() or not reference.is_hub_id:
+        raise InvalidInput(f"{model} is not in the Hub cache.", "Only cached models are removed.")
+    size = _human_size(cached_size(reference))
+    if not yes:
+        if not sys.stdin or not sys.stdin.isatty():
+            raise InvalidInput("Nobody is there to be asked.", "Give --yes to delete it.")
+        click.confirm(f"Delete {model} ({size})?", abort=True, err=True)
+    freed = remove_cached(reference)
+    if console.json_output:
+        console.record({"name": reference.name, "revision": reference.revision, "freed": freed})
+    else:
+        console.info(f"Deleted {model}: {_human_size(freed)} are free again.")
+
+
+@models.command()
+@model_argument
+@revision_option
+@output_options
+def path(model: str, revision: str | None, console: Console) -> None:
+    """Print the folder that holds MODEL; exit 1 if it is not on this machine.
+
+    \b
+    Examples:
+      llmcli models path gpt2
+      du -shL "$(llmcli models path gpt2)"
+    """
+    from llmcli.models.resolve import find_local
+
+    found = find_local(model, revision=revision, notify=console.notice)
+    if console.json_output:
+        console.record({"name": found.name, "folder": str(found.folder)})
+    else:
+        _write_path(console, found.folder)
+
+
+def _write_path(console: Console, folder: Path) -> None:
+    """A path's exact bytes for a pipe, an escaped line for a terminal."""
+    if console.stdout_is_terminal:
+        console.line(str(folder))
+    else:
+        console.write_bytes(os.fsencode(folder) + b"\n")
+
+
+def _row(model: LocalModel) -> tuple[str, ...]:
+    used = datetime.fromtimestamp(model.last_used) if model.last_used is not None else None
+    references = ", ".join(model.references)
+    revision = f"{(model.revision or '')[:12]} {f'({references})' if references else ''}".strip()
+    state = model.origin if model.complete else "incomplete"
+    return (
+        model.name,
+        _human_size(model.size),
+        revision or "-",
+        f"{used:%Y-%m-%d %H:%M}" if used else "-",
+        "cached" if state == "hub" else state,
+    )
+
+
+def _write_table(console: Console, rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
+    """Aligned columns, never cut: they are read by eyes and by awk alike."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(cells).rstrip()
+        console.write(line, sgr=DIM if header and number == 0 else "")
+        console.line()
+
+
+def _shown(name: str, value: object) -> str:
+    if name == "size" and isinstance(value, int):
+        return _human_size(value)
+    if value is None or isinstance(value, bool):
+        return "yes" if value else ""
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _human_size(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
