@@ -209,7 +209,8 @@ def test_draw_never_takes_what_was_filtered_out() -> None:
     logits = torch.tensor([-math.inf, 0.0, -math.inf, -math.inf, 1.0, -math.inf])
     counts = _counts(logits, 2000)
     assert counts[0] == counts[2] == counts[3] == counts[5] == 0
-    assert counts[1] and counts[4]
+    assert counts[1]
+    assert counts[4]
 
 
 def test_draw_takes_one_uniform_number() -> None:
