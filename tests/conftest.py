@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import pytest
 from fakehub import FakeHub
 
+pytest_plugins = ["tokenizer_files"]
+
 # Its sitecustomize.py keeps this process, and those that tests start, off the internet.
 _GUARD = Path(__file__).parent / "guard"
 runpy.run_path(str(_GUARD / "sitecustomize.py"))

@@ -151,13 +151,13 @@ def _check_head(path: Path, data: bytes) -> None:
 def _reading(*paths: Path) -> Iterator[None]:
     """Translate what the native library raises on a bad file.
 
-    It raises plain ``Exception``, and pyo3's PanicException, a BaseException, where its own code
-    fails on a crafted file. Nothing more derived than these is taken.
+    It raises ``ValueError``, plain ``Exception``, and pyo3's PanicException, a BaseException,
+    where its own code fails on a crafted file. Nothing else is taken.
     """
     try:
         yield
     except BaseException as exc:
-        if not is_native_failure(exc):
+        if not (is_native_failure(exc) or isinstance(exc, ValueError)):
             raise
         names = " or ".join(str(path) for path in paths)
         raise CorruptModel(f"{names} is not a tokenizer file: {one_line(exc)}.", _REFETCH) from exc

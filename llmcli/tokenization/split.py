@@ -191,20 +191,23 @@ def split(
             "Lower --overlap or raise --split.",
         )
     edges = token_edges(tokenizer, text, special=special, threads=threads)
-    start = byte_start = index = 0
-    while start < len(text):
+    start = byte_start = covered = index = 0
+    while covered < len(text):
         end, count = _chunk_end(tokenizer, text, edges, start, max_tokens, boundary, special)
+        if end <= covered and start < covered:
+            # What is repeated fills the chunk up to the end of the last one: repeat nothing.
+            byte_start += len(text[start:covered].encode("utf-8"))
+            start = covered
+            continue
         chunk = text[start:end]
         byte_end = byte_start + len(chunk.encode("utf-8"))
         yield Chunk(index, chunk, count, start, end, byte_start, byte_end)
-        if end == len(text):
-            return
         following = end
         if overlap:
             following = _round_up(edges, bisect_right(edges, end) - overlap, len(text))
             following = following if start < following < end else end
         byte_start += len(text[start:following].encode("utf-8"))
-        start, index = following, index + 1
+        start, covered, index = following, end, index + 1
 
 
 def _chunk_end(
