@@ -149,7 +149,7 @@ def _round_up(edges: array[int], index: int, end: int) -> int:
     """The first whole character that begins in the token ``index`` or after it."""
     if index >= len(edges):
         return end
-    if index == 0:
+    if index <= 0:
         return 0
     edge = edges[index - 1]
     # A token that completes no character ends inside one, which the next edge completes.
