@@ -1,0 +1,136 @@
+"""From hidden states or logits to log-probabilities, a slice of the vocabulary at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from llmcli.engine.kernels import Precision, make_linear, quantize
+
+# 1,024 rows of 2,048 float32 logits are 8 MiB: they stay in a processor's last cache.
+VOCABULARY_SLICE = 2048
+# 128 rows of 50,257 float32 logits are 26 MB.
+ROWS_SLICE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What the model thought of consecutive tokens, a list entry for each.
+
+    Attributes:
+        logprobs: Natural log of each token's probability.
+        ranks: Its place among all tokens, from 1; empty unless asked for.
+        entropies: Entropy of the distribution in nats; empty unless asked for.
+        top: The most likely tokens, as (id, logprob); empty unless asked for.
+    """
+
+    logprobs: list[float]
+    ranks: Sequence[int] = ()
+    entropies: Sequence[float] = ()
+    top: Sequence[Sequence[tuple[int, float]]] = ()
+
+
+class Head:
+    """The output layer, cut along the vocabulary: hidden states [rows, width] to logits.
+
+    Below float32 the mean of the rows of the weights is taken off first: it adds the same number
+    to all logits of a position, which changes no probability, but GPT-2's logits lie around -30
+    to -100 with it, and bfloat16 has eight bits.
+
+    Args:
+        weight: Shape [vocab, width].
+        bias: Shape [vocab], or None.
+        precision: Of the products; logits are float32 in any case.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, precision: Precision = "float32"
+    ) -> None:
+        if precision != "float32":
+            weight = weight.float() - weight.float().mean(0)
+        stored: Precision = "int8" if precision == "int4" else precision
+        self.vocab_size = len(weight)
+        self._edges = [*range(0, self.vocab_size, VOCABULARY_SLICE), self.vocab_size]
+        self._slices = [
+            make_linear(
+                quantize(weight[start:end], stored), None if bias is None else bias[start:end]
+            )
+            for start, end in pairwise(self._edges)
+        ]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits of all tokens, [rows, vocab]."""
+        whole = hidden.new_empty((len(hidden), self.vocab_size), dtype=torch.float32)
+        for (start, end), linear in zip(pairwise(self._edges), self._slices, strict=True):
+            whole[:, start:end] = linear(hidden)
+        return whole
+
+    def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Log-probability of one token for each row, float32 [rows].
+
+        Logits come a slice of the vocabulary at a time, and the log-sum-exp is carried along
+        (Milakov & Gimelshein 2018), so that the logits of a window never exist whole.
+
+        Args:
+            hidden: Shape [rows, width].
+            targets: Token ids, int64 [rows].
+        """
+        order = torch.argsort(targets)
+        edges = torch.tensor(self._edges, device=targets.device)
+        bounds = torch.searchsorted(targets[order], edges).tolist()
+        highest = torch.full((len(targets),), -torch.inf, device=hidden.device)
+        total = torch.zeros_like(highest)
+        chosen = torch.empty_like(highest)
+        for index, linear in enumerate(self._slices):
+            logits = linear(hidden).float()
+            rows = order[bounds[index] : bounds[index + 1]]
+            chosen[rows] = logits[rows, targets[rows] - self._edges[index]]
+            above = torch.maximum(highest, logits.amax(1))
+            total *= torch.exp(highest - above)
+            total += logits.sub_(above[:, None]).exp_().sum(1)
+            highest = above
+        return chosen - highest - total.log()
+
+
+def pick_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of one token for each row of whole float32 logits, [rows]."""
+    return logits.gather(1, targets[:, None])[:, 0] - torch.logsumexp(logits, 1)
+
+
+def describe(logits: Tensor, targets: Tensor, *, top: int) -> TokenScores:
+    """Everything about each row's distribution and its token.
+
+    Args:
+        logits: Shape [rows, vocab], float32.
+        targets: Token ids, [rows].
+        top: How many of the most likely tokens to list.
+    """
+    logprobs = torch.log_softmax(logits, 1)
+    own = logprobs.gather(1, targets[:, None])
+    ranks = (logprobs > own).sum(1) + 1
+    best = logprobs.topk(min(top, logprobs.shape[1]), 1)
+    # A forbidden token (-inf) adds nothing, though 0 * -inf is NaN.
+    entropies = -(logprobs.exp() * logprobs.clamp(min=-1e30)).sum(1)
+    return TokenScores(
+        logprobs=own[:, 0].tolist(),
+        ranks=ranks.tolist(),
+        entropies=entropies.tolist(),
+        top=[
+            list(zip(ids, values, strict=True))
+            for ids, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ],
+    )
+
+
+def join(parts: Sequence[TokenScores]) -> TokenScores:
+    """The scores of consecutive stretches as one."""
+    return TokenScores(
+        logprobs=[value for part in parts for value in part.logprobs],
+        ranks=[value for part in parts for value in part.ranks],
+        entropies=[value for part in parts for value in part.entropies],
+        top=[value for part in parts for value in part.top],
+    )
