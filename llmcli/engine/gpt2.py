@@ -1,158 +1,19 @@
-"""The fast decoder for GPT-2 models: a preallocated cache, few operations a step.
-
-The model is Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
-parameters and settings are named as transformers names them.
-"""
+"""The fast decoder for GPT-2 models: a preallocated cache, few operations a step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from llmcli.engine.kernels import FloatLinear, Linear
+from llmcli.engine.gpt2_weights import GPT2Weights
 
 # A prompt is read this many tokens at a time, so that memory does not grow with its square.
 PREFILL_TOKENS = 512
 # The cache grows by this many positions.
 CACHE_STEP = 256
-
-_gelu = torch.nn.functional.gelu
-
-
-def _gelu_tanh(x: Tensor) -> Tensor:
-    return _gelu(x, approximate="tanh")
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu_new": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "gelu": _gelu,
-    "relu": torch.relu,
-    "silu": torch.nn.functional.silu,
-    "swish": torch.nn.functional.silu,
-    "tanh": torch.tanh,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GPT2Shape:
-    """What config.json says that the decoder needs."""
-
-    n_layer: int
-    n_head: int
-    n_embd: int
-    n_positions: int
-    vocab_size: int
-    activation_function: str
-    layer_norm_epsilon: float
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> GPT2Shape:
-        """Take the fields from a config.json's content; absent ones as transformers has them."""
-        return cls(
-            n_layer=config.get("n_layer", 12),
-            n_head=config.get("n_head", 12),
-            n_embd=config.get("n_embd", 768),
-            n_positions=config.get("n_positions", 1024),
-            vocab_size=config.get("vocab_size", 50257),
-            activation_function=config.get("activation_function", "gelu_new"),
-            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
-            scale_attn_weights=config.get("scale_attn_weights", True),
-            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
-        )
-
-    def attention_scale(self, layer: int) -> float:
-        """The factor on the attention scores of a layer, counted from 0."""
-        scale = (self.n_embd // self.n_head) ** -0.5 if self.scale_attn_weights else 1.0
-        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
-
-
-def supports(config: Mapping[str, Any]) -> bool:
-    """Whether this decoder computes what a config.json describes."""
-    return (
-        config.get("model_type") == "gpt2"
-        and config.get("activation_function", "gelu_new") in ACTIVATIONS
-        and not config.get("add_cross_attention", False)
-        and "quantization_config" not in config
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerNorm:
-    """Scale and shift of a layer norm, each [n_embd], float32."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One transformer block; the names are transformers'."""
-
-    ln_1: LayerNorm
-    c_attn: Linear
-    attn_c_proj: Linear
-    ln_2: LayerNorm
-    c_fc: Linear
-    mlp_c_proj: Linear
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GPT2Weights:
-    """A whole model; ``wte`` [vocab, n_embd] and ``wpe`` [n_positions, n_embd] are float32."""
-
-    shape: GPT2Shape
-    wte: Tensor
-    wpe: Tensor
-    blocks: tuple[Block, ...]
-    ln_f: LayerNorm
-    lm_head: Linear
-
-    @classmethod
-    def from_module(cls, module: Any) -> GPT2Weights:
-        """Take the weights of a transformers GPT2LMHeadModel; both share one storage.
-
-        transformers keeps a layer's weights as [in, out]. They are laid out as [out, in], which
-        is what streams at the memory's speed, and the module's parameter becomes a transposed
-        view of that: it computes what it did, and nothing is in memory twice.
-        """
-        gpt2 = module.transformer
-        blocks = tuple(
-            Block(
-                ln_1=_norm(block.ln_1),
-                c_attn=_conv1d(block.attn.c_attn),
-                attn_c_proj=_conv1d(block.attn.c_proj),
-                ln_2=_norm(block.ln_2),
-                c_fc=_conv1d(block.mlp.c_fc),
-                mlp_c_proj=_conv1d(block.mlp.c_proj),
-            )
-            for block in gpt2.h
-        )
-        return cls(
-            shape=GPT2Shape.from_config(module.config.to_dict()),
-            wte=gpt2.wte.weight.data,
-            wpe=gpt2.wpe.weight.data,
-            blocks=blocks,
-            ln_f=_norm(gpt2.ln_f),
-            lm_head=FloatLinear(module.lm_head.weight.data),
-        )
-
-
-def _norm(norm: Any) -> LayerNorm:
-    return LayerNorm(weight=norm.weight.data, bias=norm.bias.data)
-
-
-def _conv1d(layer: Any) -> FloatLinear:
-    weight = layer.weight.data.t().contiguous()
-    layer.weight.data = weight.t()
-    return FloatLinear(weight, layer.bias.data)
 
 
 class GPT2Decoder:
@@ -207,7 +68,7 @@ class GPT2Decoder:
                 ids = torch.tensor([prompt[start : start + PREFILL_TOKENS]], device=self._device)
                 hidden = self._read(ids, cache, start, start, None)
             last.append(hidden[-1:])
-        return self._weights.lm_head(torch.cat(last) if len(last) > 1 else last[0])
+        return self._weights.lm_head(torch.cat(last) if len(last) > 1 else last[0]).float()
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -267,7 +128,7 @@ class GPT2Decoder:
         head_dim = shape.n_embd // shape.n_head
         size = (shape.n_layer, 2, rows, shape.n_head, room, head_dim)
         # Zeros, for what stands in unused positions is weighted with 0, and 0 * NaN is NaN.
-        return torch.zeros(size, device=self._device)
+        return torch.zeros(size, device=self._device, dtype=self._weights.wpe.dtype)
 
     def _refresh_mask(self) -> None:
         if not any(self._pads):
@@ -292,7 +153,7 @@ class GPT2Decoder:
             position = torch.arange(start, start + time, device=self._device) - pads
         hidden = self._read(ids, self._cache, start, position, self._pad_mask)
         self._end = start + time
-        return self._weights.lm_head(hidden)
+        return self._weights.lm_head(hidden).float()
 
     def _read(
         self,
@@ -321,12 +182,11 @@ class GPT2Decoder:
             places = weights.wpe[position : position + time]
         else:
             places = weights.wpe[position]
-        x = (weights.wte[ids] + places).view(rows * time, shape.n_embd)
+        x = (weights.wte[ids].to(places.dtype) + places).view(rows * time, shape.n_embd)
         mask = self._mask(start, time, pad_mask)
         causal = mask is None and time > 1
         split = (rows, time, 3, shape.n_head, shape.n_embd // shape.n_head)
         norm, epsilon = (shape.n_embd,), shape.layer_norm_epsilon
-        activation = ACTIVATIONS[shape.activation_function]
         for layer, block in enumerate(weights.blocks):
             y = torch.layer_norm(x, norm, block.ln_1.weight, block.ln_1.bias, epsilon)
             qkv = block.c_attn(y).view(split).permute(2, 0, 3, 1, 4)
@@ -334,7 +194,7 @@ class GPT2Decoder:
             keys_values[:, :, :, start:end] = qkv[1:]
             keys, values = keys_values[:, :, :, :end].unbind(0)
             y = torch.nn.functional.scaled_dot_product_attention(
-                qkv[0],
+                qkv[0].to(cache.dtype),
                 keys,
                 values,
                 attn_mask=mask,
@@ -343,7 +203,7 @@ class GPT2Decoder:
             )
             x += block.attn_c_proj(y.transpose(1, 2).reshape(rows * time, shape.n_embd))
             y = torch.layer_norm(x, norm, block.ln_2.weight, block.ln_2.bias, epsilon)
-            x += block.mlp_c_proj(activation(block.c_fc(y)))
+            x += block.mlp_c_proj(block.c_fc(y))
         return torch.layer_norm(x, norm, weights.ln_f.weight, weights.ln_f.bias, epsilon)
 
     def _mask(self, start: int, time: int, pad_mask: Tensor | None) -> Tensor | None:

@@ -16,7 +16,7 @@ from llmcli.errors import CorruptModel, InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
-    from llmcli.engine.gpt2 import GPT2Weights
+    from llmcli.engine.gpt2_weights import GPT2Weights
     from llmcli.models.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -163,17 +163,20 @@ class LanguageModel:
 
     @cached_property
     def _gpt2_weights(self) -> GPT2Weights:
-        from llmcli.engine.gpt2 import GPT2Weights
+        from llmcli.models.prepared import gpt2_weights
 
-        return GPT2Weights.from_module(self.module)
+        return gpt2_weights(self)
 
     def decoder(self) -> Decoder:
         """Return a fresh decoder over this model's weights."""
-        from llmcli.engine.gpt2 import GPT2Decoder, supports
+        with self.timed("import torch"):
+            from llmcli.engine.gpt2 import GPT2Decoder
+            from llmcli.engine.gpt2_weights import supports
+
+        if supports(self.config) and self.device != "mps":
+            return GPT2Decoder(self._gpt2_weights)
         from llmcli.engine.transformers_decoder import TransformersDecoder
 
-        if supports(self.config) and self.precision == "float32":
-            return GPT2Decoder(self._gpt2_weights)
         if self.precision in ("int8", "int4"):
             raise UnsupportedModel(
                 f"{self.name}: precision {self.precision} is for GPT-2 models.",

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
 
 
-def load_module(model: LanguageModel) -> Any:
+def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
     """Return a model's transformers module, in eval mode, on its device.
+
+    Its weights are bfloat16 where the model's precision is, unless ``exact``; else float32.
 
     Raises:
         CorruptModel: weights that are missing, unexpected, mis-shaped or unreadable.
@@ -35,7 +37,7 @@ def load_module(model: LanguageModel) -> Any:
     with model.timed("load weights"), _quiet_transformers(), _foreign_errors(model):
         module, info = from_pretrained(
             str(model.folder),
-            dtype=torch.float32 if model.precision == "float32" else torch.bfloat16,
+            dtype=torch.bfloat16 if model.precision == "bfloat16" and not exact else torch.float32,
             local_files_only=True,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=not model.allow_pickle or None,

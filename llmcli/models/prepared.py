@@ -1,0 +1,249 @@
+"""Weights made ready for the fast decoder, so that the second run starts fast.
+
+The first load of a model goes through transformers, which reads and checks it. What the fast
+decoder needs is then kept in our own cache folder, and later runs import torch alone: for
+float32 a note that the files were fine, upon which they are mapped and nothing is copied; for
+the other precisions the quantised layers too. Any doubt, such as another size or time of a
+file, another version of torch or of this format, goes the transformers way again.
+
+::
+
+    $XDG_CACHE_HOME/llmcli/prepared/     (~/.cache/llmcli/prepared)
+        HASH-int8.safetensors            HASH: of the model folder's path
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llmcli.models import cache
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmcli.engine.gpt2_weights import GPT2Weights
+    from llmcli.engine.kernels import Precision
+    from llmcli.models.language_model import LanguageModel
+
+_FORMAT = 1
+# What a precision gives way to where the processor or torch cannot do it.
+_COARSER_TO_FINER: dict[str, Precision] = {
+    "int4": "int8",
+    "int8": "bfloat16",
+    "bfloat16": "float32",
+}
+
+
+def prepared_folder() -> Path:
+    """Where prepared weights are kept; it need not exist."""
+    parent = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    return Path(os.path.expanduser(parent)) / "llmcli" / "prepared"
+
+
+def prepared_files(folder: Path) -> list[Path]:
+    """The files prepared of the model in a folder, whether or not they still fit it."""
+    return sorted(prepared_folder().glob(f"{_folder_hash(folder)}-*.safetensors"))
+
+
+def gpt2_weights(model: LanguageModel) -> GPT2Weights:
+    """Return a GPT-2 model's weights for the fast decoder, prepared ones where they are there.
+
+    A precision that cannot be had here gives way to a finer one, with a notice; the model's
+    ``precision`` says what it became.
+
+    Raises:
+        ModelError: transformers cannot load the model; see :func:`llmcli.models.weights`.
+        OutOfMemory: it does not fit.
+    """
+    from llmcli.engine.gpt2_weights import GPT2Weights
+
+    if model.device != "cpu":
+        return GPT2Weights.from_module(model.module)
+    precision = _settle_precision(model)
+    path = prepared_folder() / f"{_folder_hash(model.folder)}-{precision}.safetensors"
+    key = _key(model, precision)
+    if "module" not in model.__dict__ and key is not None:
+        with model.timed("prepared weights"):
+            weights = _read(model, path, key)
+        if weights is not None:
+            return weights
+    return _prepare(model, precision, path, key)
+
+
+def _settle_precision(model: LanguageModel) -> Precision:
+    from llmcli.engine.kernels import unsupported
+
+    wanted = model.precision
+    reason = unsupported(wanted)
+    while unsupported(model.precision):
+        model.precision = _COARSER_TO_FINER[model.precision]
+    if reason:
+        model.notify(f"No {wanted} here ({reason}): {model.precision} is used.")
+    return cast("Precision", model.precision)
+
+
+def _folder_hash(folder: Path) -> str:
+    return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
+
+
+def _weight_files(model: LanguageModel) -> list[Path]:
+    """The safetensors files of a model; empty where it has others."""
+    files = cache.weight_files(model.folder, allow_pickle=model.allow_pickle)
+    weights = [path for path in files if path.suffix != ".json"]
+    return weights if all(path.suffix == ".safetensors" for path in weights) else []
+
+
+def _key(model: LanguageModel, precision: str) -> str | None:
+    """Everything that the prepared weights depend on; None where nothing can be prepared."""
+    import torch
+
+    files = _weight_files(model)
+    if not files:
+        return None
+    states = [(path.name, path.resolve().name, path.stat()) for path in files]
+    return json.dumps(
+        {
+            "format": _FORMAT,
+            "torch": torch.__version__,
+            "processor": torch.backends.cpu.get_cpu_capability(),
+            "precision": precision,
+            "revision": model.resolved.commit,
+            "config": hashlib.sha256((model.folder / "config.json").read_bytes()).hexdigest(),
+            "files": [
+                [name, target, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+                for name, target, stat in states
+            ],
+        }
+    )
+
+
+# -- the second run --------------------------------------------------------------------------
+
+
+def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
+    """Build the weights of prepared ones; None where there are none that fit."""
+    from llmcli.engine.gpt2_weights import GPT2Shape, assemble, store
+
+    header = _header(path)
+    if header is None or header[0].get("__metadata__", {}).get("key") != key:
+        return None
+    shape = GPT2Shape.from_config(model.config)
+    mapped = _map(_weight_files(model))
+    if model.precision == "float32":
+        return assemble(shape, dict(store(shape, mapped, "float32")))
+    unquantised = dict(store(shape, mapped, None))
+    stored: Any = _File(path, *header)
+    return assemble(shape, ChainMap(unquantised, stored))
+
+
+def _header(path: Path) -> tuple[dict[str, Any], int] | None:
+    """A safetensors file's header and where its data begins; None where anything is odd."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(length)) if 0 < length < size else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(header, dict):
+        return None
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return (header, 8 + length) if 8 + length + max(ends, default=0) == size else None
+
+
+def _map(files: list[Path]) -> dict[str, Tensor]:
+    """All tensors of safetensors files, mapped: a page is read when it is touched."""
+    from safetensors import safe_open
+
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors
+
+
+class _File(Mapping[str, "Tensor"]):
+    """A safetensors file's tensors, each read when it is asked for and not kept.
+
+    They are packed into another form at once; a map would keep both in memory until the last.
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any], start: int) -> None:
+        self._path = path
+        self._start = start
+        self._entries = {name: header[name] for name in header if name != "__metadata__"}
+
+    def __getitem__(self, name: str) -> Tensor:
+        import torch
+
+        types = {
+            "I8": torch.int8,
+            "U8": torch.uint8,
+            "I64": torch.int64,
+            "F32": torch.float32,
+            "BF16": torch.bfloat16,
+        }
+        entry = self._entries[name]
+        first, last = entry["data_offsets"]
+        with open(self._path, "rb") as file:
+            file.seek(self._start + first)
+            data = bytearray(last - first)
+            file.readinto(data)
+        return torch.frombuffer(data, dtype=types[entry["dtype"]]).view(entry["shape"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+# -- the first run ---------------------------------------------------------------------------
+
+
+def _prepare(
+    model: LanguageModel, precision: Precision, path: Path, key: str | None
+) -> GPT2Weights:
+    """Load through transformers, and keep what the next run needs."""
+    from llmcli.engine.gpt2_weights import GPT2Shape, assemble, store
+    from llmcli.models.weights import load_module
+
+    shape = GPT2Shape.from_config(model.config)
+    if precision == "float32":
+        stored = dict(store(shape, model.module.state_dict(), "float32"))
+        keep: dict[str, Tensor] = {}
+    else:
+        state = load_module(model, exact=True).state_dict()
+        with model.timed("quantise"):
+            stored = dict(store(shape, state, precision))
+        plain = dict(store(shape, state, None))
+        keep = {name: tensor for name, tensor in stored.items() if name not in plain}
+    if key is not None and key == _key(model, precision):
+        with model.timed("write prepared weights"):
+            _write(path, keep, key)
+    return assemble(shape, stored)
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
+    """Write atomically; a cache that cannot be written is no reason to fail."""
+    from safetensors.torch import save_file
+
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".preparing-")
+        os.close(handle)
+        save_file(dict(tensors), temporary, metadata={"key": key})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
