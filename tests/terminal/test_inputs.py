@@ -150,7 +150,7 @@ def test_row_15_lone_surrogates_in_an_argument(text: str) -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="is a directory"):
         read([], [str(tmp_path)])
-    with pytest.raises(InvalidInput, match="Cannot read .*missing: No such file"):
+    with pytest.raises(InvalidInput, match=r"Cannot read .*missing: No such file"):
         read([], [str(tmp_path / "missing")])
 
 
