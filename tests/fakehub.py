@@ -271,8 +271,6 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
         elif isinstance(action, Length):
             body = body[: action.change] if action.change < 0 else body + b"x" * action.change
-        elif isinstance(action, Headers):
-            headers.update(action.headers)
         self._answer(code, headers, body, action)
 
     # -- what a Hub would say ------------------------------------------------------------
@@ -401,6 +399,8 @@ class _Handler(BaseHTTPRequestHandler):
                 code, body = 206, body[start:]
                 headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         headers.setdefault("Content-Length", str(len(body)))
+        if isinstance(action, Headers):
+            headers.update(action.headers)
         lines = [f"HTTP/1.1 {code} Whatever", *(f"{k}: {v}" for k, v in headers.items())]
         head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
         if self.command == "HEAD":

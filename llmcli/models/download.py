@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from llmcli.errors import CorruptModel, UnsafeModel, UnsupportedModel
+from llmcli.errors import (
+    AccessDenied,
+    CorruptModel,
+    StorageError,
+    UnsafeModel,
+    UnsupportedModel,
+)
 from llmcli.models import cache
 from llmcli.models.cache import CachedModel, Need
 from llmcli.models.endpoint import Endpoint, read_endpoint
@@ -78,9 +84,24 @@ def download(
 def _endpoint() -> Endpoint:
     """The endpoint with the user's token; a short-lived one is fetched over the network."""
     from huggingface_hub import get_token
+    from huggingface_hub.errors import OIDCError
 
-    disabled = os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper()
-    return read_endpoint(None if disabled in ("1", "ON", "YES", "TRUE") else get_token())
+    if os.environ.get("HF_HUB_DISABLE_IMPLICIT_TOKEN", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return read_endpoint(None)
+    try:
+        token = get_token()
+    except OSError as error:
+        raise StorageError(
+            f"Cannot read the Hub token in {quoted(str(error.filename))}: {error.strerror}.",
+            "Correct HF_HOME (or HF_TOKEN_PATH), or that file's permissions.",
+        ) from error
+    except OIDCError:
+        # What it says may hold what it sent.
+        raise AccessDenied(
+            "The short-lived Hub token that HF_OIDC_RESOURCE asks for cannot be had.",
+            "Unset HF_OIDC_RESOURCE, or correct the trusted publisher's settings.",
+        ) from None
+    return read_endpoint(token)
 
 
 class _Task:

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from llmcli._version import __version__
 from llmcli.errors import AccessDenied, InvalidInput
@@ -45,16 +45,13 @@ def read_endpoint(token: str | None) -> Endpoint:
         AccessDenied: The token would go in clear text over a network, or cannot be one.
     """
     text = os.environ.get("HF_ENDPOINT") or _PUBLIC_ENDPOINT
-    try:
-        parts = urlsplit(text)
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or parts.scheme not in ("http", "https") or not text.isprintable():
+    parts = _split(text)
+    if parts is None or parts.hostname is None:
         raise InvalidInput(
             "HF_ENDPOINT is not an http or https address.",
             "Unset it, or set it to one such as https://huggingface.co.",
         )
+    host, port = parts.hostname, parts.port
     shown = f"[{host}]" if ":" in host else host
     where = f"{shown}:{port}" if port else shown
     url = urlunsplit((parts.scheme, where, parts.path.rstrip("/"), "", ""))
@@ -69,6 +66,19 @@ def read_endpoint(token: str | None) -> Endpoint:
     for address in (text, *(_proxy(name) for name in _PROXY_VARIABLES)):
         secrets += _credentials(address)
     return Endpoint(url, headers, tuple(secrets))
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of an address; None where it is none."""
+    try:
+        parts = urlsplit(text)
+        reachable = parts.hostname and parts.port != 0
+    except ValueError:
+        return None
+    # An @ after the host, or a query, comes of a password with a character that ends the host.
+    rest = f"{parts.path}{parts.query}{parts.fragment}"
+    clean = text.isprintable() and "@" not in rest and rest == parts.path
+    return parts if reachable and clean and parts.scheme in ("http", "https") else None
 
 
 def _check_token(token: str, *, plain: bool) -> None:
