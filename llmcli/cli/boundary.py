@@ -20,6 +20,9 @@ from llmcli.terminal.console import Console, restore_terminal
 INTERRUPTED = 130
 PIPE_CLOSED = 141
 
+ARGUMENTS = "llmcli.arguments"
+"""Under this key of ``context.meta``: what was typed after the program's name."""
+
 _TERMINATING = [
     number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None
 ]
@@ -38,10 +41,13 @@ class Group(click.Group):
         with boundary(debug=_wants_debug(args)):
             if sys.stdout is None:
                 raise StorageError("stdout is closed.", "Leave it open, or redirect it to a file.")
-            return super().make_context(info_name, args, *rest, **extra)
+            given = tuple(args)  # Click uses the list up
+            context = super().make_context(info_name, args, *rest, **extra)
+            context.meta[ARGUMENTS] = given
+            return context
 
     def invoke(self, ctx: click.Context) -> Any:
-        with boundary(debug=_wants_debug(ctx.args + ctx._protected_args)), _signals():
+        with boundary(debug=_wants_debug(ctx.meta.get(ARGUMENTS, ()))), _signals():
             result = super().invoke(ctx)
             Console().flush()
             return result

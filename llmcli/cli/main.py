@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from llmcli._version import __version__
-from llmcli.cli.boundary import Group
+from llmcli.cli.boundary import ARGUMENTS, Group
 from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
@@ -43,7 +43,7 @@ def cli(ctx: click.Context) -> None:
         ctx.default_map = load_settings(cli)
     except InvalidInput:
         # --help is what the message sends to.
-        if not {"-h", "--help"} & {*ctx.args, *ctx._protected_args}:
+        if not {"-h", "--help"} & set(ctx.meta[ARGUMENTS]):
             raise
 
 

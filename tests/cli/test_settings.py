@@ -1,0 +1,172 @@
+"""Flag > LLMCLI_<COMMAND>_<FLAG> > LLMCLI_<FLAG> > the command's table > top level > default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from llmcli.cli import generate as module
+from llmcli.cli.main import cli
+from llmcli.cli.options import SharedOption, flag_name
+from llmcli.cli.settings import config_path
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "settings.toml"
+    monkeypatch.setenv("LLMCLI_CONFIG", str(path))
+    return path
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What generate was called with, found out where it would load a model."""
+    seen: dict[str, Any] = {}
+
+    def read_prompt(parts: Any, files: Any, **options: Any) -> str:
+        context = click.get_current_context()
+        seen.update(context.params, files=files)
+        raise click.ClickException("seen")
+
+    monkeypatch.setattr(module, "read_prompt", read_prompt)
+    return seen
+
+
+def generate(*args: str) -> Result:
+    result = CliRunner().invoke(cli, ["generate", *args, "x"])
+    assert result.stderr == "Error: seen.\n"
+    return result
+
+
+def test_precedence_of_a_shared_option(
+    config: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source in turn wins over those below it."""
+    generate()
+    assert settings["model"] is None
+    config.write_text('model = "top"\n')
+    generate()
+    assert settings["model"] == "top"
+    config.write_text('model = "top"\n[generate]\nmodel = "table"\n[next]\nmodel = "other"\n')
+    generate()
+    assert settings["model"] == "table"
+    monkeypatch.setenv("LLMCLI_MODEL", "shared")
+    generate()
+    assert settings["model"] == "shared"
+    monkeypatch.setenv("LLMCLI_GENERATE_MODEL", "own")
+    monkeypatch.setenv("LLMCLI_NEXT_MODEL", "another")
+    generate()
+    assert settings["model"] == "own"
+    generate("-m", "flag")
+    assert settings["model"] == "flag"
+
+
+def test_precedence_of_an_option_of_one_command(
+    config: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.write_text("temperature = 0.1\ntop-k = 3\n")
+    generate()
+    assert (settings["temperature"], settings["top_k"]) == (0.1, 3)
+    config.write_text("temperature = 0.1\n[generate]\ntemperature = 0.2\n")
+    generate()
+    assert settings["temperature"] == 0.2
+    monkeypatch.setenv("LLMCLI_TEMPERATURE", "0.25")  # not shared by all commands
+    monkeypatch.setenv("LLMCLI_GENERATE_TEMPERATURE", "0.3")
+    generate()
+    assert settings["temperature"] == 0.3
+    generate("--temperature", "0.4")
+    assert settings["temperature"] == 0.4
+
+
+@pytest.mark.parametrize("source", ["config", "environment"])
+def test_options_go_by_their_flags_names(
+    config: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Whatever Click calls them inside."""
+    if source == "config":
+        config.write_text('json = true\n[generate]\ninput = ["a.txt"]\necho = false\n')
+    else:
+        monkeypatch.setenv("LLMCLI_JSON", "1")
+        monkeypatch.setenv("LLMCLI_GENERATE_INPUT", "a.txt")
+        monkeypatch.setenv("LLMCLI_GENERATE_ECHO", "no")
+    generate()
+    assert settings["json_output"] is True
+    assert settings["files"] == ("a.txt",)
+    assert settings["echo"] is False
+
+
+def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    for option in cli.commands["generate"].params:
+        if not isinstance(option, click.Option):
+            continue
+        name = flag_name(option).upper()
+        with click.Context(cli.commands["generate"], auto_envvar_prefix="LLMCLI_GENERATE") as ctx:
+            with monkeypatch.context() as patched:
+                patched.setenv(f"LLMCLI_GENERATE_{name}", "value")
+                assert option.resolve_envvar_value(ctx) == "value", name
+            if isinstance(option, SharedOption):
+                with monkeypatch.context() as patched:
+                    patched.setenv(f"LLMCLI_{name}", "value")
+                    assert option.resolve_envvar_value(ctx) == "value", name
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("temperature = ", "is not valid TOML"),
+        ("\xff", "is not valid TOML"),
+        ("temprature = 1", "sets temprature, which does not exist"),
+        ("[generate]\ntemprature = 1", "sets [generate] temprature, which does not exist"),
+        ("[genrate]\nseed = 1", "sets [genrate], which does not exist"),
+        ("[generate.deep]\nseed = 1", "sets [generate] deep, which does not exist"),
+        ("[generate]\ntop_k = 2.5", "'--top-k': 2.5 is not an integer"),
+        ("[generate]\ntop_k = true", "'--top-k': True is not an integer"),
+        ("[generate]\ntop_p = 2", "'--top-p': 2.0 is out of range: It must be above 0"),
+        ("[generate]\ntop_p = []", "'--top-p'"),
+        ("[generate]\nmax_new_tokens = -1", "'-n' / '--max-new-tokens': -1 is out of range"),
+        ('[generate]\nstop = "END"', "'--stop'"),
+    ],
+)
+def test_mistakes_are_named(config: Path, text: str, words: str) -> None:
+    config.write_text(text, encoding="latin-1")
+    result = CliRunner().invoke(cli, ["generate", "x"])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_stands_above_a_broken_file(config: Path) -> None:
+    """The message sends there."""
+    config.write_text("nonsense")
+    result = CliRunner().invoke(cli, ["generate", "--help"])
+    assert result.exit_code == 0
+    assert "--temperature" in result.stdout
+
+
+def test_the_file_cannot_be_read(config: Path) -> None:
+    config.mkdir()
+    result = CliRunner().invoke(cli, ["generate", "x"])
+    assert result.exit_code == 2
+    assert f"Cannot read {config}: Is a directory." in result.stderr
+
+
+def test_settings_of_a_group_reach_its_commands(config: Path) -> None:
+    group = cli.commands["models"]
+    assert isinstance(group, click.Group)
+    config.write_text("json = true\n[models]\njson = false\n[models.list]\njson = true\n")
+    listed = CliRunner().invoke(cli, ["models", "list"])
+    assert listed.exit_code == 0
+    assert all(line.startswith("{") for line in listed.stdout.splitlines())
+    config.write_text("[models.list]\nnothing = true\n")
+    result = CliRunner().invoke(cli, ["models", "list"])
+    assert result.exit_code == 2
+    assert "sets [models.list] nothing, which does not exist" in result.stderr
+
+
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config_path() == tmp_path / "llmcli" / "config.toml"
