@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,17 @@ def load_settings(group: click.Group) -> dict[str, Any]:
     """
     path = config_path()
     try:
-        text = path.read_bytes().decode("utf-8")
-        settings = tomllib.loads(text)
+        data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as exc:
         raise InvalidInput(
             f"Cannot read {path}: {exc.strerror}.", "Check its permissions."
         ) from exc
+    import tomllib  # only where there is a file: start-up counts
+
+    try:
+        settings = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise InvalidInput(f"{path} is not valid TOML: {exc}.", "Correct the file.") from exc
     return _default_map(group, settings, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,6 +36,8 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
     if settings.get("num_beams", 1) > 1 and "temperature" not in given:
         settings["temperature"] = 0.0  # beams are searched, not drawn, unless that is asked for
     if settings.get("seed") is None:
+        import secrets
+
         settings["seed"] = secrets.randbits(32)
     params = SamplingParams(**settings)
     check_combination(params)
