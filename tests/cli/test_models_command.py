@@ -1,0 +1,184 @@
+"""``llmcli models``: what is here, how it gets here, how it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import RunLlmcli
+from fakehub import LARGE, FakeHub
+
+from llmcli.models.cache import cache_folder
+
+NAME = "org/tiny"
+
+
+@pytest.fixture
+def cached(hub: FakeHub, tiny_gpt2: Path, run_llmcli: RunLlmcli) -> str:
+    """A model in the cache, with a card; returns its commit."""
+    files = {path.name: path.read_bytes() for path in tiny_gpt2.iterdir()}
+    card = b"---\nlicense: mit\nlanguage: en\n---\n# Tiny\n"
+    repository = hub.add(NAME, {**files, "README.md": card}, revisions=("main", "v1"))
+    done = run_llmcli("models", "pull", NAME)
+    assert done.returncode == 0, done.stderr
+    assert Path(os.fsdecode(done.stdout.rstrip(b"\n"))).name == repository.commit
+    assert done.stderr == b""
+    return repository.commit
+
+
+def test_list_json(cached: str, run_llmcli: RunLlmcli) -> None:
+    lines = run_llmcli("models", "list", "--json").stdout.splitlines()
+    records = {record["name"]: record for record in map(json.loads, lines)}
+    record = records[NAME]
+    folder = Path(record["folder"])
+    assert record["origin"] == "hub"
+    assert record["revision"] == cached == folder.name
+    assert record["references"] == ["main"]
+    assert record["complete"] is True
+    assert record["size"] == sum(path.stat().st_size for path in folder.iterdir())
+    assert record["last_used"] > 1.7e9
+
+
+def test_list_text(cached: str, run_llmcli: RunLlmcli) -> None:
+    header, *rows = run_llmcli("models", "list").stdout.decode().splitlines()
+    assert header.split("  ")[0] == "NAME"
+    (row,) = (row for row in rows if row.startswith(NAME))
+    assert f"{cached[:12]} (main)" in row
+    assert row.endswith("cached")
+
+
+def test_list_shows_what_is_incomplete(
+    hub: FakeHub, tiny_gpt2: Path, run_llmcli: RunLlmcli
+) -> None:
+    hub.add(NAME, tiny_gpt2)
+    assert run_llmcli("encode", "-m", NAME, "text").returncode == 0
+    records = run_llmcli("models", "list", "--json").stdout.splitlines()
+    assert [json.loads(line)["complete"] for line in records if NAME.encode() in line] == [False]
+    done = run_llmcli("models", "path", NAME)
+    assert done.returncode == 1
+    assert b"only partly" in done.stderr
+    assert b"llmcli models pull" in done.stderr
+
+
+def test_show(cached: str, tiny_gpt2: Path, run_llmcli: RunLlmcli) -> None:
+    from transformers import GPT2LMHeadModel
+
+    record = json.loads(run_llmcli("models", "show", NAME, "--json").stdout)
+    module = GPT2LMHeadModel.from_pretrained(tiny_gpt2)
+    assert record["parameters"] == module.num_parameters()
+    assert record["architecture"] == "GPT2LMHeadModel"
+    assert record["n_positions"] == 64
+    assert record["vocab_size"] == module.config.vocab_size
+    assert (record["n_layer"], record["n_embd"], record["n_head"]) == (2, 32, 4)
+    assert (record["dtype"], record["license"]) == ("float32", "mit")
+    assert record["revision"] == cached
+    files = {path.name: path.stat().st_size for path in Path(record["folder"]).iterdir()}
+    assert record["files"] == files
+    assert record["size"] == sum(files.values())
+    text = run_llmcli("models", "show", NAME).stdout.decode()
+    assert "GPT2LMHeadModel" in text
+    assert "model.safetensors" in text
+
+
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_neox"])
+def test_show_other_architectures(
+    fixture: str, request: pytest.FixtureRequest, run_llmcli: RunLlmcli
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    folder: Path = request.getfixturevalue(fixture)
+    record = json.loads(run_llmcli("models", "show", str(folder), "--json").stdout)
+    module = AutoModelForCausalLM.from_pretrained(folder)
+    assert record["parameters"] == module.num_parameters()
+    assert record["origin"] == "folder"
+
+
+def test_path(cached: str, run_llmcli: RunLlmcli) -> None:
+    done = run_llmcli("models", "path", NAME)
+    assert done.stdout == f"{cache_folder()}/models--org--tiny/snapshots/{cached}\n".encode()
+
+
+@pytest.mark.parametrize("command", ["path", "show"])
+def test_nothing_is_fetched_to_describe_it(
+    hub: FakeHub, tiny_gpt2: Path, run_llmcli: RunLlmcli, command: str
+) -> None:
+    hub.add(NAME, tiny_gpt2)
+    done = run_llmcli("models", command, NAME)
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
+    assert f"llmcli models pull {NAME}".encode() in done.stderr
+    assert hub.requests == []
+
+
+def test_pull_json(cached: str, run_llmcli: RunLlmcli) -> None:
+    record = json.loads(run_llmcli("models", "pull", NAME, "--json").stdout)
+    assert record["revision"] == cached
+    assert Path(record["folder"]).is_dir()
+
+
+def test_remove(cached: str, run_llmcli: RunLlmcli) -> None:
+    refused = run_llmcli("models", "remove", NAME)
+    assert refused.returncode == 2
+    assert b"--yes" in refused.stderr
+    record = json.loads(run_llmcli("models", "remove", NAME, "--yes", "--json").stdout)
+    assert record["freed"] > LARGE
+    assert not [path for path in cache_folder().rglob("*") if path.is_file()]
+    again = run_llmcli("models", "remove", NAME, "--yes")
+    assert again.returncode == 1
+    assert b"is not in the cache" in again.stderr
+
+
+def test_remove_one_revision_keeps_the_other(
+    hub: FakeHub, tiny_gpt2: Path, cached: str, run_llmcli: RunLlmcli
+) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_gpt2.iterdir()}
+    hub.add(NAME, {**files, "README.md": b"new"}, revisions=("main",))
+    assert run_llmcli("models", "pull", NAME, "--refresh").returncode == 0
+    assert run_llmcli("models", "remove", f"{NAME}@{cached}", "--yes").returncode == 0
+    assert run_llmcli("models", "path", NAME).returncode == 0
+    gone = run_llmcli("models", "path", NAME, "--revision", cached)
+    assert gone.returncode == 1
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 130), (b"y\n", 0)])
+def test_remove_asks_a_person(cached: str, answer: bytes, code: int) -> None:
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "models", "remove", NAME],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        os.write(ours, answer)
+        out, err = process.communicate(timeout=30)
+    os.close(ours)
+    os.close(theirs)
+    assert b"Delete org/tiny" in err
+    assert out == b""
+    assert process.returncode == code
+    assert (cache_folder() / "models--org--tiny").exists() == (code != 0)
+
+
+def test_bundled_models_and_folders_stay(tiny_gpt2: Path, run_llmcli: RunLlmcli) -> None:
+    done = run_llmcli("models", "remove", str(tiny_gpt2), "--yes")
+    assert done.returncode == 2
+    assert (tiny_gpt2 / "config.json").exists()
+
+
+@pytest.mark.parametrize("args", [("list",), ("path", NAME), ("show", NAME), ("pull", NAME)])
+def test_nothing_heavy_is_imported(cached: str, args: tuple[str, ...]) -> None:
+    code = (
+        "import sys\n"
+        "from llmcli.cli.main import cli\n"
+        f"try: cli(['models', *{args!r}])\n"
+        "except SystemExit as exit: assert exit.code == 0, exit.code\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"torch", "transformers", "numpy", "huggingface_hub", "httpx2", "tokenizers", "rich"}
+    assert not heavy & set(done.stderr.split())
