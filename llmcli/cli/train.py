@@ -1,27 +1,42 @@
-"""llmcli train: text -> a model, from scratch or from another model."""
+"""``llmcli train``: text to a model, new or trained further."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from llmcli.cli.options import output_options
+from llmcli.cli.boundary import InterruptFlag
+from llmcli.cli.options import ResolveOptions, output_options, resolve_options
 from llmcli.errors import InvalidInput
+from llmcli.terminal.console import Console
+from llmcli.training.settings import (
+    Adapter,
+    ModelShape,
+    OptimizerName,
+    ScheduleName,
+    StoredPrecision,
+    TrainPrecision,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
-    from llmcli.terminal.console import Console
+    from llmcli.training.result import Result
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, or a number with s, m or h after it."""
+    """A number of seconds, or a number with ``s``, ``m`` or ``h`` after it."""
 
     name = "duration"
 
@@ -29,66 +44,217 @@ class Duration(click.ParamType[float]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Return seconds."""
+        if isinstance(value, float):
+            return value
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", str(value))
         if not found:
             self.fail(f"{value!r} is no duration; write 90s, 30m or 2h.", param, ctx)
         return float(found[1]) * _UNITS[found[2] or "s"]
 
 
+def _option(name: str, help: str, **more: Any) -> _Decorator:
+    """Return an option whose default is the one of the dataclass field of the same name."""
+    field = more.pop("field", name.removeprefix("--").replace("-", "_"))
+    defaults = {each.name: each.default for each in (*fields(ModelShape), *fields(TrainSettings))}
+    default = more.pop("default", defaults.get(field))
+    return click.option(
+        name, field, help=help, default=default, show_default=default is not None, **more
+    )
+
+
+def _choice(literal: Any) -> click.Choice[str]:
+    return click.Choice(literal.__args__)
+
+
+_SIZE = (
+    _option("--vocab-size", "Entries of a new tokenizer."),
+    _option("--layers", "Layers of a new model.", field="n_layer"),
+    _option("--heads", "Attention heads of a layer.", field="n_head"),
+    _option("--width", "Numbers that stand for a token.", field="n_embd"),
+    _option("--context", "Tokens that the model looks at.", field="n_positions"),
+)
+_LENGTH = (
+    _option("--max-steps", "Stop after so many steps.", type=int),
+    _option("--max-time", "Stop after this time: 90s, 30m, 2h.", type=Duration()),
+    _option("--epochs", "Passes over the text. Default: 1, without another bound.", type=float),
+    _option("--early-stopping", "Stop after so many evaluations without a better one.", type=int),
+)
+_LEARNING = (
+    _option("--batch-size", "Sequences of a batch, of the whole context each."),
+    _option("--gradient-accumulation-steps", "Batches of a step."),
+    _option("--learning-rate", "The highest of the schedule."),
+    _option("--optimizer", "muon: for the matrices.", type=_choice(OptimizerName)),
+    _option("--schedule", "Of the learning rate.", type=_choice(ScheduleName)),
+    _option("--warmup", "Part of the run in which the learning rate rises."),
+    _option("--decay", "Part of the run in which wsd brings it down."),
+    _option("--weight-decay", "Of the matrices."),
+    _option("--dropout", "Part of the activations that is left out."),
+    _option("--max-grad-norm", "Gradients are cut to this length."),
+    _option("--grow-from", "Length of the first sequences; doubled up to --context.", type=int),
+    _option("--validation", "Part of the text that is held out."),
+    _option("--seed", "Of weights, order and held-out part."),
+)
+_MEANS = (
+    _option("--precision", "Of the computation.", type=_choice(TrainPrecision)),
+    _option("--store", "Precision of the stored weights.", type=_choice(StoredPrecision)),
+    _option("--compile", "Compile the model: slow to start, then faster.", is_flag=True),
+    _option("--gradient-checkpointing", "Less memory, more time.", is_flag=True),
+    _option("--evaluate-every", "Time between evaluations.", type=Duration()),
+    _option("--save-every", "Time between checkpoints.", type=Duration()),
+    _option("--sample-prompt", "What samples begin with."),
+)
+
+
+def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed((*_SIZE, *_LENGTH, *_LEARNING, *_MEANS)):
+        function = option(function)
+    return function
+
+
 @click.command()
-@click.argument("text", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR")
-@click.option("--vocab-size", "vocab_size", default=8192, show_default=True)
-@click.option("--layers", "n_layer", default=6, show_default=True)
-@click.option("--heads", "n_head", default=8, show_default=True)
-@click.option("--width", "n_embd", default=256, show_default=True)
-@click.option("--context", "n_positions", default=1024, show_default=True)
-@click.option("--batch-size", default=8, show_default=True)
-@click.option("--gradient-accumulation-steps", default=1, show_default=True)
-@click.option("--learning-rate", default=1e-3, show_default=True)
-@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), default="adamw")
-@click.option("--schedule", type=click.Choice(["cosine", "wsd", "constant"]), default="cosine")
-@click.option("--warmup", default=0.02, show_default=True)
-@click.option("--decay", default=0.5, show_default=True)
-@click.option("--weight-decay", default=0.1, show_default=True)
-@click.option("--dropout", default=0.0, show_default=True)
-@click.option("--max-grad-norm", default=1.0, show_default=True)
-@click.option("--max-steps", type=int)
-@click.option("--max-time", type=Duration())
-@click.option("--epochs", type=float)
-@click.option("--grow-from", type=int)
-@click.option("--validation", default=0.02, show_default=True)
-@click.option("--seed", default=0, show_default=True)
-@click.option("--store", type=click.Choice(["auto", "float32", "float16", "bfloat16"]), default="float32")
-@click.option("--compile/--no-compile", "compile", default=False)
-@click.option("--evaluate-every", type=Duration(), default="5m", show_default=True)
-@click.option("--save-every", type=Duration(), default="5m", show_default=True)
-@click.option("--split-on")
-@click.option("--processes", default=1, show_default=True, type=click.IntRange(1, 64))
-@click.option("--resume", is_flag=True)
-@click.option("--overwrite", is_flag=True)
+@click.argument("text", nargs=-1, required=True, metavar="TEXT...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder that becomes the model.",
+)
+@click.option("--split-on", metavar="TEXT", help="Cut files into documents here (\\n: newline).")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
+@click.option("--overwrite", is_flag=True, help="DIR may hold something already.")
+@click.option("--lora", is_flag=True, help="Train low-rank adapters only (needs -m).")
+@click.option("--lora-rank", default=8, show_default=True, help="Their rank.")
+@click.option("--lora-alpha", default=16.0, show_default=True, help="Their scale.")
+@click.option("--merge", is_flag=True, help="Add the adapters to the weights at the end.")
+@click.option(
+    "--processes",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1, 256),
+    help="Share each step among processes of this machine.",
+)
+@_settings_options
+@resolve_options
 @output_options
 def train(
-    text: tuple[str, ...], output: Path, processes: int, console: Console, **options: Any
+    text: tuple[str, ...],
+    output: Path,
+    processes: int,
+    model: ResolveOptions,
+    console: Console,
+    **options: Any,
 ) -> None:
-    """Train a GPT-2 on text."""
-    from llmcli.training.launch import under_launcher, workers
-    from llmcli.training.settings import ModelShape, TrainSettings
+    """Train a GPT-2 on text, or train the model -m further.
 
-    shape = ModelShape(**{name: options.pop(name) for name in ModelShape.__dataclass_fields__})
-    runs = {name: options.pop(name) for name in ("split_on", "resume", "overwrite")}
-    settings = TrainSettings(**options)
+    TEXT is files, folders (.txt, .text, .jsonl), or - for stdin. DIR becomes a folder that any
+    transformers program loads, with its model card. Runs of several processes: --processes,
+    torchrun or accelerate launch.
+
+    \b
+    Examples:
+      llmcli train tales/ -o tales-model --max-time 30m
+      llmcli train notes.txt -m gpt2 -o my-gpt2 --epochs 3 --learning-rate 1e-4
+      llmcli train notes.txt -m gpt2 -o my-gpt2 --lora --merge --max-steps 500
+      llmcli train tales/ -o tales-model --max-time 30m --resume
+
+    -m counts on the command line only: a default model does not turn training into fine-tuning.
+    """
+    from llmcli.training.launch import under_launcher, workers
+
+    shape, settings = _settings(options)
+    named = _named_model()
+    if options["lora"] and not named:
+        raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
     alone = processes == 1 or under_launcher()
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
-        from llmcli.training.run import train as run
+        from llmcli.training.run import Run
 
-        run(
-            text,
-            output,
+        run = Run(
+            sources=text,
+            output=output,
             settings=settings,
             shape=shape,
+            base=_base(model, console) if named else None,
+            split_on=_unescaped(options["split_on"]),
+            resume=options["resume"],
+            overwrite=options["overwrite"],
             command=shlex.join(["llmcli", *sys.argv[1:]]),
-            report=lambda record: console.notice(str(record)),
-            notify=console.notice,
-            **runs,
+        )
+        _train(run, console)
+
+
+def _settings(options: dict[str, Any]) -> tuple[ModelShape, TrainSettings]:
+    shape = ModelShape(**{each.name: options[each.name] for each in fields(ModelShape)})
+    names = [each.name for each in fields(TrainSettings) if each.name in options]
+    adapter = None
+    if options["lora"]:
+        adapter = Adapter(
+            rank=options["lora_rank"], alpha=options["lora_alpha"], merge=options["merge"]
+        )
+    elif options["merge"]:
+        raise InvalidInput("--merge adds adapters to the weights.", "Use it with --lora.")
+    return shape, TrainSettings(**{name: options[name] for name in names}, adapter=adapter)
+
+
+def _named_model() -> bool:
+    source = click.get_current_context().get_parameter_source("model")
+    return source is ParameterSource.COMMANDLINE
+
+
+def _base(model: ResolveOptions, console: Console) -> Any:
+    from llmcli.models.loader import load_resolved
+
+    return load_resolved(
+        model.resolve(console),
+        precision="float32",
+        allow_pickle=model.allow_pickle,
+        trust_remote_code=model.trust_remote_code,
+        notify=console.notice,
+    )
+
+
+def _unescaped(text: str | None) -> str | None:
+    return text.replace("\\n", "\n").replace("\\t", "\t") if text else None
+
+
+def _train(run: Any, console: Console) -> None:
+    from llmcli.terminal.training import TrainingView
+    from llmcli.training.run import train as train_model
+
+    main = int(_environment("RANK", "0")) == 0
+    console.quiet = console.quiet or not main
+    with InterruptFlag() as interrupted, TrainingView(console).shown() as view:
+        result = train_model(run, report=view, notify=console.info, interrupted=interrupted)
+    if interrupted.set:
+        console.info("Stopped; go on with --resume.")
+        raise KeyboardInterrupt
+    if result is not None:
+        _show(result, console)
+
+
+def _environment(name: str, default: str) -> str:
+    import os
+
+    return os.environ.get(name, default)
+
+
+def _show(result: Result, console: Console) -> None:
+    from llmcli.training.curve import draw_curve, metric
+
+    for line in draw_curve(metric(result.records, "loss"), unit="tokens"):
+        console.info(line)
+    summary = result.summary()
+    if console.json_output:
+        console.record(summary)
+        return
+    console.line(
+        f"{summary['model']}: {summary['parameters']:,} parameters, {summary['steps']} steps"
+    )
+    if result.validation is not None:
+        console.line(
+            f"held out: loss {result.validation.loss:.4f}, "
+            f"perplexity {result.validation.perplexity:.2f}, "
+            f"bits per byte {result.validation.bits_per_byte:.4f}"
         )

@@ -90,7 +90,7 @@ def _records(file: str) -> Iterator[Document]:
             except (ValueError, KeyError, TypeError, RecursionError) as exc:
                 raise InvalidText(
                     f"Line {number} of {file} is no JSON object with a text field.",
-                    "Each line must look like {{\"text\": \"...\"}}.".format(),
+                    'Each line must look like {{"text": "..."}}.'.format(),
                 ) from exc
             if not isinstance(text, str):
                 raise InvalidText(

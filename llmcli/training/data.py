@@ -5,52 +5,96 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tokenizers import Tokenizer as Backend
+import torch
+from torch import Tensor
 
 from llmcli.errors import InvalidInput
+from llmcli.files import atomic_write
+from llmcli.tokenization.tokenizer import Tokenizer
 from llmcli.training.corpus import STDIN, Document, choose_held_out, expand, read_documents
-from llmcli.training.settings import END_OF_TEXT, ModelShape, TrainSettings
-from llmcli.training.tokens import TokenFile, load_index, save_index, write_tokens
+from llmcli.training.settings import END_OF_TEXT, TrainSettings
+from llmcli.training.tokens import TokenFile, write_tokens
 from llmcli.training.vocabulary import train_tokenizer
 
-_MIN_DOCUMENTS = 20
-"""With fewer, a whole document would be too much (or all) of the text: a tail is held out."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MIN_DOCUMENTS = 20
+"""With fewer, a whole document would be too much of the text: the end of each is held out."""
+
+_INDEX = "data.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Tokenizer and tokens of a run.
+    """Tokenizer and tokens of a run, in a folder.
 
     Attributes:
-        tokenizer: Of the library.
-        end_of_text: Its end-of-text token.
+        folder: Where ``tokenizer.json`` and the token files are.
+        tokenizer: The tokenizer.
+        end_of_text: The token that ends each document.
         train: What is trained on.
         validation: What is not.
-        sha256: Of the corpus: of the documents' UTF-8 bytes, one after the other.
+        by_document: Whether whole documents were held out, or the end of each.
+        sha256: Of the documents' UTF-8 bytes, one after the other.
     """
 
-    tokenizer: Backend
+    folder: Path
+    tokenizer: Tokenizer
     end_of_text: int
     train: TokenFile
     validation: TokenFile
+    by_document: bool
     sha256: str
 
+    @property
+    def train_ids(self) -> NDArray[Any]:
+        """What is trained on, shape [tokens]."""
+        return self.train.open(self.folder)
 
-def load_data(folder: Path) -> Data | None:
-    """Return what :func:`prepare_data` left in the folder, or None."""
-    if not (folder / "data.json").exists():
-        return None
-    files = load_index(folder / "index.json")
-    record = json.loads((folder / "data.json").read_text())
+    @property
+    def validation_ids(self) -> NDArray[Any]:
+        """What is held out, shape [tokens]."""
+        return self.validation.open(self.folder)
+
+    def validation_rows(self, context: int, limit: int) -> Tensor | None:
+        """Return about ``limit`` held-out tokens, evenly spread, shape [rows, context + 1].
+
+        None where less than one context is held out.
+        """
+        ids = self.validation_ids
+        rows = (len(ids) - 1) // context
+        if rows < 1:
+            return None
+        take = max(1, min(rows, limit // context))
+        starts = [rows * i // take * context for i in range(take)]
+        return torch.stack(
+            [torch.from_numpy(ids[at : at + context + 1].astype("int64")) for at in starts]
+        )
+
+
+def load_data(folder: Path) -> Data:
+    """Return what :func:`prepare_data` left in the folder.
+
+    Raises:
+        InvalidInput: nothing was prepared there.
+    """
+    try:
+        record = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise InvalidInput(
+            f"There is no run to resume in {folder.parent}.", "Start it without --resume."
+        ) from exc
     return Data(
-        tokenizer=Backend.from_file(str(folder / "tokenizer.json")),
-        end_of_text=record["end_of_text"],
-        train=files["train"],
-        validation=files["validation"],
-        sha256=record["sha256"],
+        folder=folder,
+        tokenizer=Tokenizer.from_folder(folder),
+        train=TokenFile(**record.pop("train")),
+        validation=TokenFile(**record.pop("validation")),
+        **record,
     )
 
 
@@ -59,9 +103,8 @@ def prepare_data(
     folder: Path,
     *,
     settings: TrainSettings,
-    shape: ModelShape | None,
-    tokenizer: Backend | None = None,
-    end_of_text: int | None = None,
+    vocab_size: int,
+    base: tuple[Tokenizer, int] | None = None,
     split_on: str | None = None,
 ) -> Data:
     """Read the corpus, train a tokenizer unless one is given, and write the token files.
@@ -70,79 +113,86 @@ def prepare_data(
         sources: Files, folders, ``-``.
         folder: Where everything is kept.
         settings: The held-out fraction and the seed.
-        shape: Of a new model: its vocabulary is learned, without the held-out part.
-        tokenizer: Of a model that is fine-tuned.
-        end_of_text: Its end-of-text token.
+        vocab_size: Of a new tokenizer, which is learned without the held-out part.
+        base: Tokenizer and end-of-text token of a model that is fine-tuned.
         split_on: As in :func:`read_documents`.
 
     Raises:
-        InvalidInput: the corpus is empty, or too small for the vocabulary or the held-out part.
+        InvalidInput: the corpus is empty, or too small for the vocabulary.
         InvalidText: a document is not valid text.
         StorageError: a file cannot be read or written.
     """
-    corpus = _Corpus(sources, split_on)
-    names, sizes, sha256 = corpus.survey()
-    if not names:
-        raise InvalidInput("The corpus is empty.", "Name files or folders that hold text.")
-    held = frozenset[int]()
-    if len(names) >= _MIN_DOCUMENTS:
-        held = choose_held_out(sizes, settings.validation, seed=settings.seed)
-    tail = 0.0 if held else settings.validation
-    if tokenizer is None or end_of_text is None:
-        if shape is None:
-            raise ValueError("either a shape or a tokenizer with its end-of-text token")
-        texts = (d.text for d in corpus.part(held, tail, validation=False))
-        tokenizer = train_tokenizer(texts, vocab_size=shape.vocab_size)
-        end_of_text = tokenizer.token_to_id(END_OF_TEXT)
-    files = {
-        name: write_tokens(
-            corpus.part(held, tail, validation=name == "validation"),
+    corpus = _Corpus(sources, split_on, fraction=settings.validation, seed=settings.seed)
+    if base is None:
+        texts = (document.text for document in corpus.part(held_out=False))
+        backend = train_tokenizer(texts, vocab_size=vocab_size)
+        base = Tokenizer(backend, folder), backend.token_to_id(END_OF_TEXT)
+    tokenizer, end_of_text = base
+    train, validation = (
+        write_tokens(
+            corpus.part(held_out=held_out),
             folder / f"{name}.bin",
             tokenizer=tokenizer,
             end_of_text=end_of_text,
         )
-        for name in ("train", "validation")
+        for name, held_out in (("train", False), ("validation", True))
+    )
+    with atomic_write(folder / "tokenizer.json") as out:
+        out.write(tokenizer.backend.to_str(pretty=True).encode())
+    record = {
+        "end_of_text": end_of_text,
+        "train": asdict(train),
+        "validation": asdict(validation),
+        "by_document": bool(corpus.held),
+        "sha256": corpus.sha256,
     }
-    tokenizer.save(str(folder / "tokenizer.json"))
-    save_index(files, folder / "index.json")
-    record = {"end_of_text": end_of_text, "sha256": sha256}
-    (folder / "data.json").write_text(json.dumps(record))
-    return Data(tokenizer=tokenizer, **record, **files)
+    with atomic_write(folder / _INDEX) as out:
+        out.write(json.dumps(record).encode())
+    return load_data(folder)
 
 
 class _Corpus:
-    """The documents of the sources, read as often as needed (stdin is kept)."""
+    """The documents of the sources, read as often as needed (stdin is kept).
 
-    def __init__(self, sources: Sequence[str], split_on: str | None) -> None:
+    Attributes:
+        held: Numbers of the documents that are held out; empty where the end of each is.
+        sha256: Over all documents.
+    """
+
+    def __init__(
+        self, sources: Sequence[str], split_on: str | None, *, fraction: float, seed: int
+    ) -> None:
         self.files = expand(sources)
         self.split_on = split_on
-        self._kept = (
-            list(read_documents(self.files, split_on=split_on)) if STDIN in self.files else None
-        )
-
-    def __iter__(self) -> Iterator[Document]:
-        return iter(self._kept or read_documents(self.files, split_on=self.split_on))
-
-    def survey(self) -> tuple[list[str], list[int], str]:
-        """Return names, sizes in bytes, and the sha256 over all documents."""
-        names, sizes, digest = [], [], hashlib.sha256()
-        for document in self:
+        self._kept: list[Document] | None = None
+        if STDIN in self.files:
+            self._kept = list(read_documents(self.files, split_on=split_on))
+        sizes, digest = [], hashlib.sha256()
+        for document in self._documents():
             data = document.text.encode()
             digest.update(data)
-            names.append(document.name)
             sizes.append(len(data))
-        return names, sizes, digest.hexdigest()
+        if not sizes:
+            raise InvalidInput("The corpus is empty.", "Name files or folders that hold text.")
+        self.sha256 = digest.hexdigest()
+        self.held = frozenset[int]()
+        if len(sizes) >= MIN_DOCUMENTS:
+            self.held = choose_held_out(sizes, fraction, seed=seed)
+        self._tail = 0.0 if self.held else fraction
 
-    def part(
-        self, held: frozenset[int], tail: float, *, validation: bool
-    ) -> Iterator[Document]:
-        """Yield the held-out documents, or the others; or the last ``tail`` of each document."""
-        for number, document in enumerate(self):
-            if not tail:
-                if (number in held) == validation:
+    def _documents(self) -> Iterator[Document]:
+        if self._kept is not None:
+            return iter(self._kept)
+        return read_documents(self.files, split_on=self.split_on)
+
+    def part(self, *, held_out: bool) -> Iterator[Document]:
+        """Yield the held-out part, or the other."""
+        for number, document in enumerate(self._documents()):
+            if not self._tail:
+                if (number in self.held) == held_out:
                     yield document
                 continue
-            at = len(document.text) - int(len(document.text) * tail)
-            text = document.text[at:] if validation else document.text[:at]
+            at = len(document.text) - round(len(document.text) * self._tail)
+            text = document.text[at:] if held_out else document.text[:at]
             if text:
                 yield Document(document.name, text)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ def windows(length: int, *, context: int, stride: int) -> Iterator[tuple[int, in
 def exact_likelihood(
     model: nn.Module,
     file: TokenFile,
+    ids: NDArray[Any],
     *,
     context: int,
     end_of_text: int,
@@ -90,7 +91,6 @@ def exact_likelihood(
     by ``stride`` (half a context if None), so that all but a document's first tokens are
     predicted from at least half a context.
     """
-    ids = file.open()
     stride = stride or max(1, context // 2)
     nats, tokens, at = 0.0, 0, 0
     was_training = model.training

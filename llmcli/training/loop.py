@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from llmcli.errors import NumericalError
 from llmcli.training.evaluation import Likelihood, token_losses
 from llmcli.training.optimizer import make_optimizer
+from llmcli.training.pace import Pace
 from llmcli.training.schedule import Progress, learning_rate_factor, sequence_length
 from llmcli.training.settings import TrainSettings
 from llmcli.training.tokens import Blocks
@@ -83,7 +83,7 @@ class LanguageTrainer(Trainer):
         bytes_per_token: float,
         settings: TrainSettings,
         precision: str,
-        progress: Progress,
+        pace: Pace,
         callbacks: Sequence[TrainerCallback],
     ) -> None:
         self.blocks = blocks
@@ -91,12 +91,12 @@ class LanguageTrainer(Trainer):
         self.bytes_per_token = bytes_per_token
         self.settings = settings
         self.precision = precision
-        self.progress = progress
-        super().__init__(
-            model=model, args=args, train_dataset=StepRows(blocks, settings, progress)
-        )
+        self.pace = pace
+        rows = StepRows(blocks, settings, pace.progress)
+        super().__init__(model=model, args=args, train_dataset=rows)
         self.remove_callback(PrinterCallback)
-        self.callback_handler.callbacks += callbacks
+        for callback in (pace, *callbacks):
+            self.add_callback(callback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process from the current step on."""
@@ -115,7 +115,7 @@ class LanguageTrainer(Trainer):
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
                 optimizer or self.optimizer,
-                lambda _: learning_rate_factor(self.progress.fraction, self.settings),
+                lambda _: learning_rate_factor(self.pace.progress.fraction, self.settings),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -130,47 +130,24 @@ class LanguageTrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Return the mean loss of the rows.
-
-        Raises:
-            NumericalError: it is NaN or infinite.
-        """
+        """Return the mean loss of the rows; the pace stops the run where it is not finite."""
         rows = inputs["rows"]
         targets = rows[:, 1:].contiguous()
         loss: Tensor = model(
             input_ids=rows[:, :-1].contiguous(), labels=targets, shift_labels=targets
         ).loss
-        if not torch.isfinite(loss):
-            raise NumericalError(
-                f"The loss became {float(loss)} after step {self.state.global_step}.",
-                "Lower --learning-rate and go on from the last checkpoint with --resume.",
-            )
+        self.pace.loss_is_finite &= bool(torch.isfinite(loss))
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Return 0: nothing here reads the count, and it costs a pass over the parameters."""
         return 0
 
-    @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Return loss, perplexity and bits per byte on part of the held-out tokens."""
-        if self.validation is None:
+        result = self.quick_likelihood()
+        if result is None:
             return {}
-        self.model.eval()
-        state = PartialState()
-        mine = self.validation[state.process_index :: state.num_processes]
-        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        with torch.compiler.set_stance("force_eager"), self.compute_loss_context_manager():
-            for row in mine.to(self.args.device).split(1):
-                total[0] += token_losses(self.model, row).double().sum()
-                total[1] += row.numel() - len(row)
-        self.model.train()
-        if state.num_processes > 1:
-            torch.distributed.all_reduce(total)
-        nats, tokens = total.tolist()
-        result = Likelihood(
-            nats=nats, tokens=int(tokens), bytes=max(1, round(tokens * self.bytes_per_token))
-        )
         metrics = {
             "eval_loss": result.loss,
             "eval_perplexity": result.perplexity,
@@ -181,3 +158,33 @@ class LanguageTrainer(Trainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    @torch.no_grad()
+    def quick_likelihood(self, *, together: bool = True) -> Likelihood | None:
+        """Return the likelihood of part of the held-out tokens; None where there are none.
+
+        Args:
+            together: Every process takes a share and gets the result of all.
+        """
+        if self.validation is None:
+            return None
+        self.model.eval()
+        state = PartialState()
+        share = together and state.num_processes > 1
+        rows = (
+            self.validation[state.process_index :: state.num_processes]
+            if share
+            else self.validation
+        )
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        with torch.compiler.set_stance("force_eager"), self.compute_loss_context_manager():
+            for row in rows.to(self.args.device).split(1):
+                total[0] += token_losses(self.model, row).double().sum()
+                total[1] += row.numel() - len(row)
+        self.model.train()
+        if share:
+            torch.distributed.all_reduce(total)
+        nats, tokens = total.tolist()
+        return Likelihood(
+            nats=nats, tokens=int(tokens), bytes=max(1, round(tokens * self.bytes_per_token))
+        )

@@ -20,7 +20,9 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> Optimizer:
     Weight decay applies to matrices, not to biases, norms and embeddings.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    embeddings = {
+        id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()
+    }
     hidden = [p for _, p in trained if p.ndim == 2 and id(p) not in embeddings]
     rest = [p for _, p in trained if p.ndim != 2 or id(p) in embeddings]
     lr, decay = settings.learning_rate, settings.weight_decay

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmcli.errors import NumericalError
+from llmcli.files import atomic_write
 from llmcli.training.schedule import Progress
 from llmcli.training.settings import TrainSettings
 
@@ -23,13 +27,28 @@ class Pace(TrainerCallback):
     Args:
         progress: The run's.
         settings: The intervals.
+        interrupted: Whether to save and stop; asked after each step.
         log_every: Steps between two log records.
+
+    Attributes:
+        loss_is_finite: Of this process's last step; the loop sets it.
+        was_interrupted: Whether the run stopped because it was asked to.
     """
 
-    def __init__(self, progress: Progress, settings: TrainSettings, *, log_every: int = 10) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        settings: TrainSettings,
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
+        log_every: int = 10,
+    ) -> None:
         self.progress = progress
         self.settings = settings
+        self.interrupted = interrupted
         self.log_every = log_every
+        self.loss_is_finite = True
+        self.was_interrupted = False
         self._evaluated = progress.elapsed
         self._saved = progress.elapsed
         self._best = float("inf")
@@ -44,21 +63,36 @@ class Pace(TrainerCallback):
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Count the step; every process takes the first one's time."""
-        self.progress.step = state.global_step + 1
-        elapsed = self.progress.tick()
+        """Count the step; processes agree on the time, on the end, and on a broken loss.
+
+        Raises:
+            NumericalError: a process's loss was NaN or infinite.
+        """
+        elapsed, main = self.progress.tick(), state.is_world_process_zero
+        shared = torch.tensor(
+            [elapsed if main else 0.0, main and self.interrupted(), not self.loss_is_finite],
+            dtype=torch.float64,
+            device=args.device,
+        )
         if PartialState().num_processes > 1:
-            shared = torch.tensor([elapsed], dtype=torch.float64, device=args.device)
-            torch.distributed.broadcast(shared, src=0)
-            self.progress.elapsed = float(shared)
+            torch.distributed.all_reduce(shared)
+        elapsed, stop, broken = shared.tolist()
+        self.progress.step, self.progress.elapsed = state.global_step + 1, elapsed
+        self.was_interrupted = bool(stop)
+        if broken:
+            raise NumericalError(
+                f"The loss became NaN or infinite in step {self.progress.step}.",
+                "Lower --learning-rate; --resume goes on from the last checkpoint.",
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Set what is due."""
-        done = self.progress.fraction >= 1
+        done = self.progress.fraction >= 1 or self.was_interrupted
         elapsed = self.progress.elapsed
-        if done or elapsed - self._evaluated >= self.settings.evaluate_every:
+        due = elapsed - self._evaluated >= self.settings.evaluate_every
+        if (done and not self.was_interrupted) or due:
             self._evaluated = elapsed
             control.should_evaluate = True
         if done or elapsed - self._saved >= self.settings.save_every:
@@ -76,10 +110,16 @@ class Pace(TrainerCallback):
         **_: Any,
     ) -> None:
         """Stop where the validation loss has not improved for long enough."""
+        if self.settings.early_stopping is None:
+            return
         loss = (metrics or {}).get("eval_loss", float("inf"))
         self._worse = 0 if loss < self._best else self._worse + 1
-        self._best = min(self._best, loss)
-        if self.settings.early_stopping is not None and self._worse >= self.settings.early_stopping:
+        if loss < self._best:
+            # Trainer keeps this checkpoint when it deletes old ones.
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            state.best_model_checkpoint, self._best = str(folder), loss
+            control.should_save = True
+        if self._worse >= self.settings.early_stopping:
             control.should_save = True
             control.should_training_stop = True
 
@@ -90,16 +130,23 @@ class Pace(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             record = {"step": state.global_step, "elapsed": self.progress.elapsed}
-            (folder / COMPLETE).write_text(json.dumps(record))
+            with atomic_write(folder / COMPLETE) as out:
+                out.write(json.dumps(record).encode())
 
 
-def last_checkpoint(folder: Path) -> tuple[Path, float] | None:
-    """Return the newest complete checkpoint and the seconds of training in it."""
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a run stands: a folder, steps done, seconds of training in it."""
+
+    folder: Path
+    step: int
+    elapsed: float
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint, or None."""
     found = []
     for path in folder.glob(f"checkpoint-*/{COMPLETE}"):
-        record = json.loads(path.read_text())
-        found.append((int(record["step"]), path.parent, float(record["elapsed"])))
-    if not found:
-        return None
-    _, path, elapsed = max(found)
-    return path, elapsed
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found.append(Checkpoint(path.parent, int(record["step"]), float(record["elapsed"])))
+    return max(found, key=lambda each: each.step, default=None)

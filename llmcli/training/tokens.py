@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tokenizers import Encoding
-from tokenizers import Tokenizer as Backend
 
-from llmcli.errors import InvalidInput, StorageError
+from llmcli.errors import InvalidInput
+from llmcli.files import atomic_write
+from llmcli.tokenization.bulk import encode_pieces
+from llmcli.tokenization.idfile import id_type, write_ids
+from llmcli.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmcli.training.corpus import Document
-
-Ids = "NDArray[np.uint16] | NDArray[np.uint32]"
-
-_PIECE_CHARS = 1 << 16  # the library takes a hundred times a text's size in one call
-_BATCH_PIECES = 64
-_CUT = re.compile(r"\n(?=\S)")  # GPT-2 joins white space only to what follows it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +27,7 @@ class TokenFile:
     """One file of token ids, and where its documents begin.
 
     Attributes:
-        path: The file: little-endian integers of ``dtype``.
+        path: The file's name: little-endian integers of ``dtype``.
         dtype: ``uint16``, or ``uint32`` where ids do not fit.
         tokens: How many; every document ends in the end-of-text token.
         names: The documents.
@@ -48,76 +42,43 @@ class TokenFile:
     lengths: list[int]
     sizes: list[int]
 
-    def open(self) -> NDArray[np.integer]:
+    def open(self, folder: Path) -> NDArray[Any]:
         """Map the ids, shape [tokens], read-only."""
+        dtype = np.dtype(self.dtype).newbyteorder("<")
         if not self.tokens:
-            return np.empty(0, dtype=self.dtype)
-        return np.memmap(self.path, dtype=self.dtype, mode="r", shape=(self.tokens,))
-
-
-def cut(text: str) -> Iterator[str]:
-    """Cut a long text at line ends where GPT-2's pre-tokenisation cuts too.
-
-    The pieces, encoded one by one, give the ids of the whole text.
-    """
-    start = 0
-    while len(text) - start > _PIECE_CHARS:
-        found = _CUT.search(text, start + _PIECE_CHARS)
-        if found is None:
-            break
-        end = found.start() if text[found.start() - 1] not in "\n\r\t " else found.end()
-        if end == found.end():
-            end = found.end()
-        yield text[start:end]
-        start = end
-    yield text[start:]
+            return np.empty(0, dtype=dtype)
+        return np.memmap(folder / self.path, dtype=dtype, mode="r", shape=(self.tokens,))
 
 
 def write_tokens(
-    documents: Iterable[Document], path: Path, *, tokenizer: Backend, end_of_text: int
+    documents: Iterable[Document], path: Path, *, tokenizer: Tokenizer, end_of_text: int
 ) -> TokenFile:
     """Encode the documents, one after the other, into a file.
 
     Raises:
         StorageError: the file cannot be written.
     """
-    dtype = np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
-    names, lengths, sizes = [], [], []
-    try:
-        with path.open("wb") as out:
-            for document in documents:
-                count = 1
-                for encoding in _encode(tokenizer, document.text):
-                    np.asarray(encoding.ids, dtype=dtype).tofile(out)
-                    count += len(encoding.ids)
-                np.asarray([end_of_text], dtype=dtype).tofile(out)
-                names.append(document.name)
-                lengths.append(count)
-                sizes.append(len(document.text.encode()))
-            out.flush()
-            os.fsync(out.fileno())
-    except OSError as exc:
-        raise StorageError(
-            f"Cannot write {path}: {exc.strerror}.", "Free some space, or choose another folder."
-        ) from exc
+    names: list[str] = []
+    lengths: list[int] = []
+    sizes: list[int] = []
+
+    def ids() -> Iterator[list[int]]:
+        for document in documents:
+            count = 1
+            for piece in encode_pieces(tokenizer, [document.text]):
+                count += piece.count
+                yield piece.ids
+            yield [end_of_text]
+            names.append(document.name)
+            lengths.append(count)
+            sizes.append(len(document.text.encode()))
+
+    dtype = id_type(tokenizer.vocab_size)
+    with atomic_write(path) as out:
+        tokens = write_ids(out, ids(), format="bin", dtype=dtype)
     return TokenFile(
-        path=str(path),
-        dtype=dtype.name,
-        tokens=sum(lengths),
-        names=names,
-        lengths=lengths,
-        sizes=sizes,
+        path=path.name, dtype=dtype, tokens=tokens, names=names, lengths=lengths, sizes=sizes
     )
-
-
-def _encode(tokenizer: Backend, text: str) -> Iterator[Encoding]:
-    batch: list[str] = []
-    for piece in cut(text):
-        batch.append(piece)
-        if len(batch) == _BATCH_PIECES:
-            yield from tokenizer.encode_batch(batch, add_special_tokens=False)
-            batch = []
-    yield from tokenizer.encode_batch(batch, add_special_tokens=False)
 
 
 class Blocks:
@@ -139,9 +100,7 @@ class Blocks:
         InvalidInput: there are fewer ids than one block.
     """
 
-    def __init__(
-        self, ids: NDArray[np.integer], *, context: int, blocks_per_step: int, seed: int
-    ) -> None:
+    def __init__(self, ids: NDArray[Any], *, context: int, blocks_per_step: int, seed: int) -> None:
         if len(ids) < context + 1:
             raise InvalidInput(
                 f"The corpus has {len(ids)} tokens to train on, less than one context "
@@ -152,8 +111,8 @@ class Blocks:
         self.context = context
         self.blocks_per_step = blocks_per_step
         self.seed = seed
-        room = len(ids) - 1
-        self.blocks_per_pass = max(1, (room - min(context - 1, room - context)) // context)
+        # One block fewer than fit, so that passes can begin at different places.
+        self.blocks_per_pass = max(1, (len(ids) - 1) // context - 1)
         self._pass = -1
         self._order: NDArray[np.int64] = np.empty(0, dtype=np.int64)
 

@@ -1,0 +1,229 @@
+"""The end of a run: measure exactly, store, write the card, put everything in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from llmcli.training.card import CardFacts, model_card, versions
+from llmcli.training.curve import save_picture
+from llmcli.training.data import Data
+from llmcli.training.evaluation import Likelihood, exact_likelihood
+from llmcli.training.loop import LanguageTrainer, autocast
+from llmcli.training.metrics import read_metrics
+from llmcli.training.run import METRICS, Run
+from llmcli.training.settings import ModelShape
+from llmcli.training.store import (
+    choose_precision,
+    install,
+    rounded,
+    sampling_defaults,
+    write_model,
+    write_tokenizer,
+)
+
+SAMPLE_SEEDS = (1, 2, 3, 4, 5)
+_SAMPLE_TOKENS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished run.
+
+    Attributes:
+        folder: The model.
+        steps: Optimizer steps.
+        tokens: Tokens that went through the model.
+        seconds: Of training.
+        parameters: Of the model.
+        precision: Of the stored weights.
+        validation: On all held-out text, with the weights as stored; None where there is none.
+        records: Of ``metrics.jsonl``.
+    """
+
+    folder: Path
+    steps: int
+    tokens: int
+    seconds: float
+    parameters: int
+    precision: str
+    validation: Likelihood | None
+    records: Sequence[dict[str, Any]]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures, ready for JSON."""
+        found: dict[str, Any] = {
+            "model": str(self.folder),
+            "steps": self.steps,
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 1),
+            "parameters": self.parameters,
+            "precision": self.precision,
+        }
+        if self.validation is not None:
+            found |= {
+                "validation_loss": self.validation.loss,
+                "validation_perplexity": self.validation.perplexity,
+                "validation_bits_per_byte": self.validation.bits_per_byte,
+            }
+        return found | {"versions": versions()}
+
+
+def finish(
+    run: Run,
+    data: Data,
+    trainer: LanguageTrainer,
+    *,
+    processes: int,
+    notify: Callable[[str], None],
+) -> Result:
+    """Write the trained model into the run's folder and return what was measured.
+
+    Raises:
+        StorageError: the disk does not take it; the checkpoints stay.
+    """
+    model = _trained(run, trainer)
+    notify("Measuring on all held-out text.")
+    precision, tried = choose_precision(model, run.settings.store, lambda: _quick_loss(trainer))
+    with rounded(model, precision):
+        validation = _exact(run, data, trainer, model)
+    staged = run.work / "result"
+    shutil.rmtree(staged, ignore_errors=True)
+    if run.base is None:
+        model.generation_config = sampling_defaults(data.end_of_text)
+    write_model(model, staged, precision=precision)
+    write_tokenizer(
+        data.tokenizer.backend,
+        staged,
+        context=run.context,
+        copy_from=run.base.folder if run.base else None,
+    )
+    records = read_metrics(run.output / METRICS)
+    progress = trainer.pace.progress
+    result = Result(
+        folder=run.output,
+        steps=progress.step,
+        tokens=progress.step * trainer.blocks.blocks_per_step * run.context,
+        seconds=progress.elapsed,
+        parameters=sum(p.numel() for p in model.parameters()),
+        precision=precision,
+        validation=validation,
+        records=records,
+    )
+    if run.settings.adapter is None or run.settings.adapter.merge:
+        samples = _samples(staged, run.settings.sample_prompt)
+    else:
+        samples = []
+    facts = _facts(run, data, model, result, tried, samples, processes)
+    (staged / "README.md").write_text(model_card(facts), encoding="utf-8")
+    save_picture(records, staged / "loss.png")
+    install(staged, run.output)
+    return result
+
+
+def _trained(run: Run, trainer: LanguageTrainer) -> PreTrainedModel:
+    """Return the best model where the run was looking for it, else the last."""
+    best = trainer.state.best_model_checkpoint
+    if run.settings.early_stopping is not None and best is not None:
+        trainer._load_from_checkpoint(best)
+    model: Any = trainer.model
+    if run.settings.adapter is not None and run.settings.adapter.merge:
+        model = model.merge_and_unload()
+    trainer.model = model
+    return model  # type: ignore[no-any-return]
+
+
+def _quick_loss(trainer: LanguageTrainer) -> float:
+    likelihood = trainer.quick_likelihood(together=False)
+    return likelihood.loss if likelihood is not None else 0.0
+
+
+def _exact(
+    run: Run, data: Data, trainer: LanguageTrainer, model: PreTrainedModel
+) -> Likelihood | None:
+    if data.validation.tokens <= len(data.validation.lengths):
+        return None
+    with torch.compiler.set_stance("force_eager"):
+        return exact_likelihood(
+            model,
+            data.validation,
+            data.validation_ids,
+            context=run.context,
+            end_of_text=data.end_of_text,
+            autocast=autocast(trainer.precision, trainer.args.device),
+            device=trainer.args.device,
+        )
+
+
+def _samples(folder: Path, prompt: str) -> list[tuple[int, str, str]]:
+    """Return what ``llmcli generate -m FOLDER --seed N PROMPT`` writes, by seed."""
+    from llmcli.models.loader import load
+
+    model = load(str(folder.absolute()), offline=True)
+    prompt = prompt or "Once upon a time"
+    return [
+        (
+            seed,
+            prompt,
+            "".join(
+                model.generate(
+                    prompt, seed=seed, max_new_tokens=_SAMPLE_TOKENS, temperature=0.8, top_p=0.95
+                )
+            ),
+        )
+        for seed in SAMPLE_SEEDS
+    ]
+
+
+def _facts(
+    run: Run,
+    data: Data,
+    model: PreTrainedModel,
+    result: Result,
+    tried: dict[str, float],
+    samples: list[tuple[int, str, str]],
+    processes: int,
+) -> CardFacts:
+    names = [field.name for field in fields(ModelShape)]
+    shape = {name: getattr(model.config, name) for name in names if hasattr(model.config, name)}
+    settings = {k: v for k, v in asdict(run.settings).items() if v is not None and k != "adapter"}
+    if run.settings.adapter is not None:
+        settings |= {f"lora_{k}": v for k, v in asdict(run.settings.adapter).items()}
+    return CardFacts(
+        name=run.output.absolute().name,
+        command=run.command,
+        base=run.base.name if run.base else None,
+        shape=shape,
+        parameters=result.parameters,
+        stored=result.precision,
+        settings=settings,
+        processes=processes,
+        steps=result.steps,
+        tokens_seen=result.tokens,
+        seconds=result.seconds,
+        corpus_bytes=sum(data.train.sizes) + sum(data.validation.sizes),
+        corpus_sha256=data.sha256,
+        documents=len({*data.train.names, *data.validation.names}),
+        train_tokens=data.train.tokens,
+        held_out=data.validation.names if data.by_document else [],
+        validation=result.validation,
+        rounded=tried,
+        records=result.records,
+        samples=samples,
+        sources=_sources(run.sources),
+    )
+
+
+def _sources(sources: Sequence[str]) -> str | None:
+    """Return the list of works that a corpus folder brings along as ``SOURCES.md``."""
+    for source in sources:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return (Path(source) / "SOURCES.md").read_text(encoding="utf-8")
+    return None
