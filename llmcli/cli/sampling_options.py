@@ -29,11 +29,11 @@ class Ranged(click.ParamType[int | float]):
             if isinstance(value, bool) or (isinstance(value, float) and number != value):
                 raise ValueError  # of a config file: true, or 2.5 for a whole number
         except (TypeError, ValueError, OverflowError):
-            self.fail(f"{value!r} is not a{'n' if self.kind is int else ''} {self.name}.")
+            self.fail(f"{value!r:.40} is not a{'n' if self.kind is int else ''} {self.name}.")
         try:
             check_range(param.name if param and param.name else "", number)
         except InvalidInput as exc:
-            self.fail(f"{number} is out of range: {exc.cure}")
+            self.fail(f"{number!r:.40} is out of range: {exc.cure}")
         return number
 
 

@@ -221,7 +221,7 @@ def test_defaults_come_from_the_model(tiny_gpt2: Path, tmp_path: Path) -> None:
         config.write_text(json.dumps({"eos_token_id": 0, **content}))
         sampling = generate.records("-n", "1", *args, PROMPT)[0]["sampling"]
         names = ("temperature", "top_p", "top_k", "repetition_penalty")
-        return tuple(sampling[name] for name in names)  # type: ignore[return-value]
+        return tuple(sampling[name] for name in names)
 
     assert settings({}) == (0.8, 0.95, 0, 1.0)
     assert settings({"repetition_penalty": 1.1}) == (0.8, 0.95, 0, 1.1)
