@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
@@ -26,12 +26,22 @@ class TokenScores:
         ranks: Its place among all tokens, from 1; empty unless asked for.
         entropies: Entropy of the distribution in nats; empty unless asked for.
         top: The most likely tokens, as (id, logprob); empty unless asked for.
+        other: What a second model gives each token; empty without one.
+        divergences: KL divergence of the second model's distribution from the first's, nats.
+        agreements: Whether both hold the same token most likely.
     """
 
     logprobs: list[float]
     ranks: Sequence[int] = ()
     entropies: Sequence[float] = ()
     top: Sequence[Sequence[tuple[int, float]]] = ()
+    other: Sequence[float] = ()
+    divergences: Sequence[float] = ()
+    agreements: Sequence[bool] = ()
+
+    def stretch(self, begin: int, end: int) -> TokenScores:
+        """The scores of the tokens from ``begin`` to ``end``."""
+        return TokenScores(*(getattr(self, each.name)[begin:end] for each in fields(self)))
 
 
 class Head:
@@ -129,8 +139,8 @@ def describe(logits: Tensor, targets: Tensor, *, top: int) -> TokenScores:
 def join(parts: Sequence[TokenScores]) -> TokenScores:
     """The scores of consecutive stretches as one."""
     return TokenScores(
-        logprobs=[value for part in parts for value in part.logprobs],
-        ranks=[value for part in parts for value in part.ranks],
-        entropies=[value for part in parts for value in part.entropies],
-        top=[value for part in parts for value in part.top],
+        *(
+            [value for part in parts for value in getattr(part, each.name)]
+            for each in fields(TokenScores)
+        )
     )

@@ -82,8 +82,9 @@ class Likelihood:
         parts = []
         begin = 0
         for window in batch:
-            part = _stretch(scores, begin, begin + window.scored)
+            part = scores.stretch(begin, begin + window.scored)
             _check(part.logprobs, window)
+            _check(part.other, window)
             parts.append(part)
             begin += window.scored
         return parts
@@ -98,15 +99,6 @@ class Likelihood:
             parts.append(describe(logits, targets[begin:end], top=self._top))
             begin = end
         return join(parts)
-
-
-def _stretch(scores: TokenScores, begin: int, end: int) -> TokenScores:
-    return TokenScores(
-        scores.logprobs[begin:end],
-        scores.ranks[begin:end],
-        scores.entropies[begin:end],
-        scores.top[begin:end],
-    )
 
 
 def _check(logprobs: Sequence[float], window: Window) -> None:

@@ -1,0 +1,160 @@
+"""Which of several continuations a model finds most likely."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from llmcli.errors import ContextOverflow, InvalidInput
+from llmcli.scoring.texts import split_pair
+from llmcli.scoring.windows import Window
+from llmcli.tokenization.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from llmcli.scoring.likelihood import Likelihood
+
+Normalize = Literal["none", "tokens", "bytes", "pmi"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedChoice:
+    """A continuation and how likely it is.
+
+    Attributes:
+        index: Its place among the choices given, from 0.
+        choice: The text as given.
+        tokens: How many tokens it has after the prompt.
+        bytes: Its bytes of UTF-8.
+        logprob: Log-likelihood given the prompt, nats, summed over its tokens.
+        unconditional: The same given BOS alone; None unless the normalisation is pmi.
+        score: What it is ranked by.
+        probability: Softmax of the scores over the choices.
+    """
+
+    index: int
+    choice: str
+    tokens: int
+    bytes: int
+    logprob: float
+    unconditional: float | None
+    score: float
+    probability: float
+
+
+def join_choice(prompt: str, choice: str, delimiter: str | None) -> str:
+    """What stands behind the prompt: the choice, with the delimiter before it.
+
+    None for the delimiter means a space, unless the prompt is empty or either side has white
+    space there already.
+    """
+    if delimiter is not None:
+        return delimiter + choice
+    bare = bool(prompt) and not prompt[-1].isspace() and not choice[:1].isspace()
+    return " " + choice if bare else choice
+
+
+def rank(
+    likelihood: Likelihood,
+    tokenizer: Tokenizer,
+    prompt: str,
+    choices: Sequence[str],
+    *,
+    n_positions: int,
+    bos_id: int | None,
+    bos: bool = False,
+    normalize: Normalize = "none",
+    delimiter: str | None = None,
+) -> list[RankedChoice]:
+    """Rank continuations of a prompt, the most likely first.
+
+    Args:
+        likelihood: The model.
+        tokenizer: Its tokenizer; prompt and choice are encoded together, as
+            lm-evaluation-harness does.
+        prompt: What comes before; an empty one is BOS alone.
+        choices: At least one; none empty.
+        n_positions: The model's context.
+        bos_id: Its BOS, None where it has none.
+        bos: Put BOS before a prompt that is not empty.
+        normalize: Rank by the log-likelihood as it is, per token, per byte, or less that of the
+            choice given BOS alone (pointwise mutual information).
+        delimiter: As for `join_choice`.
+
+    Raises:
+        InvalidInput: an empty choice, no choice, or no BOS where one is needed.
+        ContextOverflow: prompt and choice together do not fit into the context.
+    """
+    if not choices:
+        raise InvalidInput("There is no choice.", "Give at least one.")
+    if any(not choice for choice in choices):
+        place = next(index for index, choice in enumerate(choices, 1) if not choice)
+        raise InvalidInput(f"Choice {place} is empty.", "Give each choice some text.")
+    windows: list[tuple[tuple[int, bool], Window]] = []
+    for index, choice in enumerate(choices):
+        behind = join_choice(prompt, choice, delimiter)
+        before, after = split_pair(tokenizer, prompt, behind)
+        if bos or not before:
+            before = [_needed(bos_id), *before]
+        if not after:
+            raise InvalidInput(
+                f"Choice {index + 1} ({choice!r}) has no tokens of its own after the prompt.",
+                "End the prompt earlier, or give a --delimiter.",
+            )
+        windows.append(((index, True), _window(before, after, n_positions, index)))
+        if normalize == "pmi":
+            alone = _window([_needed(bos_id)], tokenizer.ids(behind), n_positions, index)
+            windows.append(((index, False), alone))
+    found = {key: math.fsum(scores.logprobs) for key, _, scores in likelihood.score(windows)}
+    sizes = {index: window.scored for (index, conditional), window in windows if conditional}
+    return _ranked(choices, found, sizes, normalize)
+
+
+def _ranked(
+    choices: Sequence[str],
+    found: dict[tuple[int, bool], float],
+    sizes: dict[int, int],
+    normalize: Normalize,
+) -> list[RankedChoice]:
+    scores = []
+    for index, choice in enumerate(choices):
+        logprob = found[index, True]
+        divisor = {"tokens": sizes[index], "bytes": len(choice.encode())}.get(normalize, 1)
+        scores.append(logprob / divisor - found.get((index, False), 0.0))
+    highest = max(scores)
+    total = math.fsum(math.exp(score - highest) for score in scores)
+    ranked = [
+        RankedChoice(
+            index=index,
+            choice=choice,
+            tokens=sizes[index],
+            bytes=len(choice.encode()),
+            logprob=found[index, True],
+            unconditional=found.get((index, False)),
+            score=scores[index],
+            probability=math.exp(scores[index] - highest) / total,
+        )
+        for index, choice in enumerate(choices)
+    ]
+    return sorted(ranked, key=lambda each: -each.score)
+
+
+def _needed(bos_id: int | None) -> int:
+    if bos_id is None:
+        raise InvalidInput(
+            "The model's tokenizer has neither a BOS nor an end-of-text token.",
+            "Give a prompt, and another --normalize than pmi.",
+        )
+    return bos_id
+
+
+def _window(before: list[int], after: list[int], n_positions: int, index: int) -> Window:
+    tokens = [*before, *after]
+    if len(tokens) - 1 > n_positions:
+        raise ContextOverflow(
+            f"The prompt and choice {index + 1} have {len(tokens)} tokens; the model takes "
+            f"{n_positions + 1}.",
+            "Shorten the prompt.",
+        )
+    return Window(tokens, len(before), 0)
