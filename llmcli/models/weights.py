@@ -83,6 +83,7 @@ def _check_loading(model: LanguageModel, info: Mapping[str, Any]) -> None:
 @contextmanager
 def _foreign_errors(model: LanguageModel) -> Iterator[None]:
     """Turn what transformers, safetensors and torch raise for a bad model into ModelErrors."""
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     try:
@@ -102,6 +103,12 @@ def _foreign_errors(model: LanguageModel) -> Iterator[None]:
         raise UnsupportedModel(
             f"{model.name} needs a package that is not installed: {_first_line(exc)}",
             "Install it, or use another model.",
+        ) from exc
+    except StrictDataclassError as exc:
+        # "Validation error for field 'n_head':", and what is wrong with it on the next line.
+        raise CorruptModel(
+            f"{model.folder / 'config.json'}: {' '.join(str(exc).split())}.",
+            "Fetch the model again.",
         ) from exc
     except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as exc:
         if is_out_of_memory(exc):
