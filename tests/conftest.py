@@ -23,6 +23,8 @@ runpy.run_path(str(_GUARD / "sitecustomize.py"))
 _ALWAYS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # On models this small threads only wait for each other, and the more the busier the machine.
+    "OMP_NUM_THREADS": "1",
 }
 os.environ.update(_ALWAYS)
 _CLEARED_PREFIXES = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMCLI_", "XDG_CACHE", "XDG_CONFIG")
@@ -148,7 +150,7 @@ def _train_tokenizer(folder: Path) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def _save_tiny(folder: Path, architecture: str) -> Path:
+def save_tiny_model(folder: Path, architecture: str) -> Path:
     """A random model of 2 layers and width 32, as ``save_pretrained`` writes it."""
     import torch
     import transformers
@@ -195,16 +197,16 @@ def _save_tiny(folder: Path, architecture: str) -> Path:
 @pytest.fixture(scope="session")
 def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random GPT-2: 2 layers, width 32, 4 heads, context 64, own tokenizer."""
-    return _save_tiny(tmp_path_factory.mktemp("tiny"), "gpt2")
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), "gpt2")
 
 
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random Llama: 2 layers, width 32, 4 heads over 2 key/value heads."""
-    return _save_tiny(tmp_path_factory.mktemp("tiny"), "llama")
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), "llama")
 
 
 @pytest.fixture(scope="session")
 def tiny_neox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random GPT-NeoX: 2 layers, width 32, 4 heads, context 64."""
-    return _save_tiny(tmp_path_factory.mktemp("tiny"), "neox")
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), "neox")
