@@ -18,10 +18,10 @@ from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 __all__ = ["MAX_UNCUT", "PIECE_CHARS", "Piece", "encode_pieces", "encode_texts", "set_threads"]
 
-PIECE_CHARS = 1 << 18  # the library needs some 400 bytes a character while it encodes
+PIECE_CHARS = 1 << 16  # larger ones are slower; the library needs 400 bytes a character
 MAX_UNCUT = 1 << 24
-_TILE_SLICE = 1 << 17
-_WINDOW = 1 << 16
+_TILE_SLICE = 1 << 16
+_WINDOW = 1 << 15
 _SEEN_AHEAD = 64
 _OVERHEAD = 64  # what a text costs by itself, in characters' worth of memory
 
@@ -167,7 +167,7 @@ def _in_order(jobs: Iterable[tuple[bool, Callable[[], Result]]], threads: int) -
         for beside, job in jobs:
             if beside:
                 waiting.append(pool.submit(job))
-            while waiting and (not beside or len(waiting) > threads + 1):
+            while waiting and (not beside or len(waiting) > 2 * threads):
                 yield waiting.popleft().result()
             if not beside:
                 yield job()
