@@ -15,6 +15,9 @@ PREFILL_TOKENS = 512
 # The cache grows by this many positions.
 CACHE_STEP = 256
 
+layer_norm = torch.layer_norm
+attend = torch.nn.functional.scaled_dot_product_attention
+
 
 class GPT2Decoder:
     """Decodes a GPT-2 model; see the Decoder protocol.
@@ -31,6 +34,7 @@ class GPT2Decoder:
     def __init__(self, weights: GPT2Weights) -> None:
         self._weights = weights
         self._shape = weights.shape
+        self._scales = [self._shape.attention_scale(i) for i in range(self._shape.n_layer)]
         self._end = 0
         self._pads: list[int] = []
         self._cache = self._new_cache(0, 0)
@@ -187,24 +191,26 @@ class GPT2Decoder:
         causal = mask is None and time > 1
         split = (rows, time, 3, shape.n_head, shape.n_embd // shape.n_head)
         norm, epsilon = (shape.n_embd,), shape.layer_norm_epsilon
+        # One view of the cache a layer: slicing inside the loop costs more than the arithmetic.
+        written = cache[:, :, :, :, start:end].unbind(0)
+        keys = cache[:, 0, :, :, :end].unbind(0)
+        values = cache[:, 1, :, :, :end].unbind(0)
         for layer, block in enumerate(weights.blocks):
-            y = torch.layer_norm(x, norm, block.ln_1.weight, block.ln_1.bias, epsilon)
+            y = layer_norm(x, norm, block.ln_1.weight, block.ln_1.bias, epsilon)
             qkv = block.c_attn(y).view(split).permute(2, 0, 3, 1, 4)
-            keys_values = cache[layer]
-            keys_values[:, :, :, start:end] = qkv[1:]
-            keys, values = keys_values[:, :, :, :end].unbind(0)
-            y = torch.nn.functional.scaled_dot_product_attention(
+            written[layer].copy_(qkv[1:])
+            y = attend(
                 qkv[0].to(cache.dtype),
-                keys,
-                values,
+                keys[layer],
+                values[layer],
                 attn_mask=mask,
                 is_causal=causal,
-                scale=shape.attention_scale(layer),
+                scale=self._scales[layer],
             )
             x += block.attn_c_proj(y.transpose(1, 2).reshape(rows * time, shape.n_embd))
-            y = torch.layer_norm(x, norm, block.ln_2.weight, block.ln_2.bias, epsilon)
+            y = layer_norm(x, norm, block.ln_2.weight, block.ln_2.bias, epsilon)
             x += block.mlp_c_proj(block.c_fc(y))
-        return torch.layer_norm(x, norm, weights.ln_f.weight, weights.ln_f.bias, epsilon)
+        return layer_norm(x, norm, weights.ln_f.weight, weights.ln_f.bias, epsilon)
 
     def _mask(self, start: int, time: int, pad_mask: Tensor | None) -> Tensor | None:
         """Additive attention mask, or None where every token may look at all up to itself."""

@@ -88,7 +88,8 @@ def _has_onednn() -> bool:
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None, name: str | None) -> Tensor:
     operation, algorithm = _FUSED.get(name or "", ("none", ""))
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, operation, [], algorithm)
+    linear = torch.ops.mkldnn._linear_pointwise.default
+    y: Tensor = linear(x, weight, bias, operation, [], algorithm)
     return y
 
 
@@ -255,7 +256,7 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [rows, in] to float32 [rows, out]."""
-        linear = torch.ops.quantized.linear_dynamic
+        linear = torch.ops.quantized.linear_dynamic.default
         if x.shape[0] == 1:
             return activate(linear(x, self._packed, self._reduce_range), self._activation)
         largest = x.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12)
@@ -302,7 +303,7 @@ class Int4Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [rows, in] to float32 [rows, out]."""
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu.default(
             x.to(torch.bfloat16), self._packed, INT4_GROUP, self._scales
         )
         y = y[:, : self._rows].float()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
 
 _FORMAT = 1
+_HUGE_PAGES_FROM = 32 << 20
 # What a precision gives way to where the processor or torch cannot do it.
 _COARSER_TO_FINER: dict[str, Precision] = {
     "int4": "int8",
@@ -130,6 +131,7 @@ def _key(model: LanguageModel, precision: str) -> str | None:
 def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
     """Build the weights of prepared ones; None where there are none that fit."""
     from llmcli.engine.gpt2_weights import GPT2Shape, assemble, store
+    from llmcli.engine.huge_pages import reserve_huge_pages
 
     header = _header(path)
     if header is None or header[0].get("__metadata__", {}).get("key") != key:
@@ -138,6 +140,9 @@ def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
     mapped = _map(_weight_files(model))
     if model.precision == "float32":
         return assemble(shape, dict(store(shape, mapped, "float32")))
+    size = path.stat().st_size
+    if size > _HUGE_PAGES_FROM:
+        reserve_huge_pages(size * 5 // 4)
     unquantised = dict(store(shape, mapped, None))
     stored: Any = _File(path, *header)
     return assemble(shape, ChainMap(unquantised, stored))
