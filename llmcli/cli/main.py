@@ -12,6 +12,8 @@ from llmcli.cli.encode import encode
 from llmcli.cli.generate import generate
 from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
+from llmcli.cli.rank import rank
+from llmcli.cli.score import score
 from llmcli.cli.settings import load_settings, name_variables
 from llmcli.cli.train import train
 from llmcli.errors import InvalidInput
@@ -52,6 +54,8 @@ for _command in (
     next_tokens,
     encode,
     decode,
+    score,
+    rank,
     train,
     models,
     completion,

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from llmcli.errors import ContextOverflow, InvalidInput
+from llmcli.scoring.statistics import Normalize, normalized
 from llmcli.scoring.texts import split_pair
 from llmcli.scoring.windows import Window
 from llmcli.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llmcli.scoring.likelihood import Likelihood
-
-Normalize = Literal["none", "tokens", "bytes", "pmi"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,11 +116,16 @@ def _ranked(
     sizes: dict[int, int],
     normalize: Normalize,
 ) -> list[RankedChoice]:
-    scores = []
-    for index, choice in enumerate(choices):
-        logprob = found[index, True]
-        divisor = {"tokens": sizes[index], "bytes": len(choice.encode())}.get(normalize, 1)
-        scores.append(logprob / divisor - found.get((index, False), 0.0))
+    scores = [
+        normalized(
+            found[index, True],
+            normalize,
+            tokens=sizes[index],
+            size=len(choice.encode()),
+            unconditional=found.get((index, False), 0.0),
+        )
+        for index, choice in enumerate(choices)
+    ]
     highest = max(scores)
     total = math.fsum(math.exp(score - highest) for score in scores)
     ranked = [

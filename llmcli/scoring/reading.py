@@ -6,7 +6,7 @@ right, so padding there changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -38,6 +38,16 @@ class Reader(Protocol):
     def logits(self, ids: Tensor, rows: Tensor) -> Iterator[Tensor]:
         """Float32 logits of the positions, at most 128 at a time, [positions, vocab]."""
         ...
+
+
+def rounds_weights_itself(config: Mapping[str, Any], device: str) -> bool:
+    """Whether `make_reader` wants float32 weights whatever the precision of the products.
+
+    Args:
+        config: The content of config.json.
+        device: Where the model runs.
+    """
+    return device == "cpu" and supports(config)
 
 
 def make_reader(module: Any, *, precision: Precision = "float32") -> Reader:

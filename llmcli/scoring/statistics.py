@@ -10,6 +10,9 @@ import math
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
+
+Normalize = Literal["none", "tokens", "bytes", "pmi"]
 
 BLOCK_TOKENS = 128
 MAX_BLOCKS = 8192
@@ -196,6 +199,26 @@ def bounded_exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return 1.7976931348623157e308
+
+
+def normalized(
+    logprob: float, normalize: Normalize, *, tokens: int, size: int, unconditional: float = 0.0
+) -> float:
+    """A continuation's log-likelihood made comparable with that of others.
+
+    Args:
+        logprob: Log-likelihood given the prompt, nats.
+        normalize: As it is, per token, per byte, or less the unconditional one (pointwise
+            mutual information; Holtzman et al. 2021).
+        tokens: Its tokens.
+        size: Its bytes.
+        unconditional: Its log-likelihood without the prompt, nats.
+    """
+    if normalize == "tokens":
+        return logprob / tokens
+    if normalize == "bytes":
+        return logprob / size
+    return logprob - unconditional if normalize == "pmi" else logprob
 
 
 @dataclass(slots=True)

@@ -59,6 +59,7 @@ class TextScorer:
 
     Attributes:
         total: The sums over all texts.
+        prompt_tokens: How many tokens the prompt has.
     """
 
     tokenizer: Tokenizer
@@ -68,7 +69,7 @@ class TextScorer:
     special: SpecialTokens = "text"
     threads: int | None = None
     total: Tally = field(init=False)
-    _skip: int = field(init=False, default=0)
+    prompt_tokens: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         if self.prompt:
@@ -76,7 +77,7 @@ class TextScorer:
                 raise InvalidInput(
                     "A prompt goes with the default convention only.", "Leave out --convention."
                 )
-            self._skip = len(self.tokenizer.ids(self.prompt.rstrip(), special=self.special))
+            self.prompt_tokens = len(self.tokenizer.ids(self.prompt.rstrip(), special=self.special))
         self.total = self._tally()
 
     def run(
@@ -131,7 +132,7 @@ class TextScorer:
             text = _Open(key, self._tally())
             begun.append(text)
             pieces = self._pieces(parts, text.counts)
-            for window in self.convention.windows(pieces, skip=self._skip):
+            for window in self.convention.windows(pieces, skip=self.prompt_tokens):
                 text.waiting += 1
                 yield text, window
             text.read = True
@@ -159,5 +160,5 @@ class TextScorer:
             yield text.key, text.tally
 
     def _tally(self) -> Tally:
-        every = self.convention.scores_every_token or self._skip > 0
+        every = self.convention.scores_every_token or self.prompt_tokens > 0
         return Tally(complete=every, count_gaps=self.convention.name == "lm-eval")

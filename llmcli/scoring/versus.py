@@ -13,7 +13,7 @@ from torch import Tensor
 from llmcli.scoring.head import TokenScores, join
 from llmcli.scoring.likelihood import Likelihood
 from llmcli.scoring.reading import Reader
-from llmcli.scoring.statistics import Blocks, bootstrap_interval
+from llmcli.scoring.statistics import Blocks, bootstrap_interval, bounded_exp
 from llmcli.scoring.texts import TextScorer
 from llmcli.scoring.windows import Window
 from llmcli.tokenization.tokenizer import Tokenizer
@@ -99,7 +99,7 @@ def _side_by_side(
 class PairTally:
     """Adds up what PairLikelihood finds; ``on_window`` of TextScorer."""
 
-    blocks: Blocks = field(default_factory=Blocks)
+    blocks: Blocks = field(default_factory=lambda: Blocks(3))
     difference: float = 0.0
     weight: float = 0.0
     divergence: float = 0.0
@@ -111,7 +111,7 @@ class PairTally:
         for own, other in zip(scores.logprobs, scores.other, strict=True):
             self.difference += window.weight * (own - other)
             self.weight += window.weight
-            self.blocks.add(window.weight * (own - other), window.weight)
+            self.blocks.add(window.weight * (own - other), -window.weight * other, window.weight)
         self.divergence += math.fsum(scores.divergences)
         self.agreements += sum(scores.agreements)
         self.positions += window.scored
@@ -126,6 +126,11 @@ class PairTally:
             kl_divergence=self.divergence / self.positions,
             same_top=self.agreements / self.positions,
         )
+
+    def second_interval(self) -> tuple[float, float] | None:
+        """The interval of the second model's own perplexity."""
+        bounds = bootstrap_interval(row[1:] for row in self.blocks.rows())
+        return bounds and (bounded_exp(bounds[0]), bounded_exp(bounds[1]))
 
 
 def compare_by_bytes(

@@ -1,0 +1,128 @@
+"""``llmcli rank``: which of several continuations is the likeliest."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, get_args
+
+import click
+
+from llmcli.cli.options import (
+    InputOptions,
+    ModelOptions,
+    input_options,
+    model_options,
+    output_options,
+)
+from llmcli.errors import InvalidInput
+from llmcli.scoring.statistics import Normalize
+from llmcli.terminal.console import Console
+from llmcli.terminal.inputs import check_argument
+from llmcli.terminal.prompts import read_prompt
+
+if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
+    from llmcli.scoring.ranking import RankedChoice
+
+
+@click.command()
+@click.argument("choices", nargs=-1, metavar="CHOICE...")
+@click.option("--prompt", help="What comes before; - is stdin, which is also the default.")
+@click.option(
+    "--normalize",
+    type=click.Choice(get_args(Normalize)),
+    default="none",
+    show_default=True,
+    help="Rank by log-likelihood, per token, per byte, or less that without the prompt (pmi).",
+)
+@click.option(
+    "--delimiter",
+    help="Between prompt and choice.  [default: a space, unless either has white space there]",
+)
+@click.option("--bos", is_flag=True, help="Put the begin-of-text token before the prompt.")
+@input_options
+@model_options
+@output_options
+def rank(
+    choices: tuple[str, ...],
+    prompt: str | None,
+    normalize: Normalize,
+    delimiter: str | None,
+    bos: bool,
+    inputs: InputOptions,
+    model: ModelOptions,
+    console: Console,
+) -> None:
+    """Rank continuations of a prompt by how likely a model finds them.
+
+    -q prints the first one alone.
+
+    \b
+    Examples:
+      llmcli rank --prompt "The capital of France is" Paris London Rome
+      llmcli rank -q --prompt "Review: a dull film. Sentiment:" positive negative
+      cat review.txt | llmcli rank --normalize pmi --json good bad
+    """
+    for place, choice in enumerate(choices, 1):
+        check_argument(choice, source=f"Choice {place}", errors=inputs.errors)
+        if not choice:
+            raise InvalidInput(f"Choice {place} is empty.", "Give each choice some text.")
+    if not choices:
+        raise InvalidInput("There is no choice.", "Give at least one.")
+    parts = () if prompt is None else (prompt,)
+    text = read_prompt(parts, inputs.files, console=console, errors=inputs.errors)
+    loaded = model.load(console)
+    ranked = _rank(loaded, text, choices, normalize, delimiter, bos)
+    if console.json_output:
+        _records(loaded, text, normalize, ranked, console)
+    elif console.quiet:
+        console.line(ranked[0].choice)
+    else:
+        from llmcli.terminal.rank_table import rank_table
+
+        console.render(rank_table([asdict(each) for each in ranked], normalize))
+
+
+def _rank(
+    model: LanguageModel,
+    prompt: str,
+    choices: tuple[str, ...],
+    normalize: Normalize,
+    delimiter: str | None,
+    bos: bool,
+) -> list[RankedChoice]:
+    from llmcli.cli.score_job import reader_of
+    from llmcli.scoring.likelihood import Likelihood
+    from llmcli.scoring.ranking import rank as rank_choices
+
+    tokenizer = model.tokenizer
+    return rank_choices(
+        Likelihood(reader_of(model), device=model.device),
+        tokenizer,
+        prompt,
+        choices,
+        n_positions=model.n_positions,
+        bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        bos=bos,
+        normalize=normalize,
+        delimiter=delimiter,
+    )
+
+
+def _records(
+    model: LanguageModel,
+    prompt: str,
+    normalize: Normalize,
+    ranked: list[RankedChoice],
+    console: Console,
+) -> None:
+    from llmcli.models.provenance import provenance
+
+    console.record(
+        {
+            "prompt": prompt,
+            "normalize": normalize,
+            "choices": [asdict(each) for each in ranked],
+            **provenance(model),
+        }
+    )

@@ -1,0 +1,166 @@
+"""What ``llmcli score`` alone takes: its options and what they exclude of each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import click
+
+from llmcli.cli.options import Precision, bundle, existing_parent
+from llmcli.errors import InvalidInput
+from llmcli.scoring.windows import ConventionName
+from llmcli.terminal.records import RecordKind
+
+Unit = Literal["whole", "file", "line", "paragraph", "record"]
+SortKey = Literal["perplexity", "nll", "bits-per-byte"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreSettings:
+    """Score's own options, as they stand on the command line."""
+
+    convention: ConventionName = "default"
+    context: int | None = None
+    stride: int | None = None
+    bos: bool | None = None
+    prompt: str = ""
+    by: Unit = "whole"
+    field: str = "text"
+    special: Literal["text", "allow", "forbid"] = "text"
+    tokens: bool = False
+    top_logprobs: int | None = None
+    html: str | None = None
+    sort: SortKey | None = None
+    top: int | None = None
+    max_ppl: float | None = None
+    max_bits_per_byte: float | None = None
+    vs: str | None = None
+    vs_precision: Precision | None = None
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        shown = [
+            name
+            for name, chosen in (
+                ("--tokens", self.tokens),
+                ("--html", self.html is not None),
+                ("--vs", self.compares),
+                (f"--by {self.by}", self.by != "whole"),
+            )
+            if chosen
+        ]
+        if len(shown) > 1 and shown != ["--tokens", "--html"]:
+            raise InvalidInput(f"{' and '.join(shown)} exclude each other.", "Give one of them.")
+        if self.html is not None:
+            existing_parent(self.html)
+        if self.by == "whole" and (self.sort or self.top):
+            raise InvalidInput("--sort and --top go with --by.", "Add --by line, say.")
+        if self.top_logprobs is not None and not (self.tokens or self.html):
+            raise InvalidInput("--top-logprobs goes with --tokens or --html.", "Add --tokens.")
+        for flag, value in (
+            ("--max-ppl", self.max_ppl),
+            ("--max-bits-per-byte", self.max_bits_per_byte),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidInput(f"{flag} is {value}.", "It must be a finite number above 0.")
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a second model."""
+        return self.vs is not None or self.vs_precision is not None
+
+    @property
+    def kind(self) -> RecordKind:
+        """How the input is cut."""
+        if self.by == "record":
+            return "jsonl"
+        return "lines" if self.by in ("line", "paragraph") else "whole"
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many tokens to list at each position; None where nothing but likelihoods count."""
+        if not (self.tokens or self.html):
+            return None
+        return self.top_logprobs if self.top_logprobs is not None else 5 if self.html else 0
+
+
+def _positive(*flags: str, **settings: Any) -> Any:
+    return click.option(*flags, type=click.IntRange(min=1), **settings)
+
+
+score_options = bundle(
+    "settings",
+    ScoreSettings,
+    click.option(
+        "--convention",
+        type=click.Choice(get_args(ConventionName)),
+        default="default",
+        show_default=True,
+        help="Which tokens count, given what: ours, or another tool's, to compare with it.",
+    ),
+    click.option(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="Tokens from one window to the next.  [default: half the context; hf: 512]",
+    ),
+    _positive(
+        "--context",
+        metavar="N",
+        help="Tokens in a window.  [default: the model's; llama.cpp: 512]",
+    ),
+    click.option(
+        "--bos/--no-bos",
+        default=None,
+        help="Begin-of-text before the first token, which otherwise is not scored.",
+    ),
+    click.option("--prompt", default="", help="Read before the text, and not scored."),
+    click.option(
+        "--by",
+        type=click.Choice(get_args(Unit)),
+        default="whole",
+        show_default=True,
+        help="A score for each; then all together.",
+    ),
+    click.option(
+        "--field",
+        default="text",
+        show_default=True,
+        help="The text's name in a JSON object (--by record).",
+    ),
+    click.option(
+        "--sort",
+        type=click.Choice(get_args(SortKey)),
+        help="The most surprising rows first.",
+    ),
+    _positive("--top", metavar="N", help="Only the N most surprising rows."),
+    click.option("--tokens", is_flag=True, help="The text, tinted by surprisal; --json: tokens."),
+    click.option(
+        "--top-logprobs",
+        type=click.IntRange(min=0),
+        metavar="K",
+        help="The K likeliest tokens at each position (--tokens --json, --html).",
+    ),
+    click.option("--html", metavar="FILE", help="Write a page to look at, complete in itself."),
+    click.option("--max-ppl", type=float, metavar="X", help="Exit 3 if the perplexity is above."),
+    click.option(
+        "--max-bits-per-byte", type=float, metavar="X", help="Exit 3 if bits per byte are above."
+    ),
+    click.option("--vs", metavar="MODEL", help="How a second model does on the same text."),
+    click.option(
+        "--vs-precision",
+        type=click.Choice(get_args(Precision)),
+        help="The second model's precision (alone: of the same model).",
+    ),
+    click.option(
+        "--special",
+        type=click.Choice(["text", "allow", "forbid"]),
+        default="text",
+        show_default=True,
+        help="What '<|endoftext|>' and its like are in the text.",
+    ),
+    _positive("--batch-size", metavar="N", help="Windows run at once.  [default: 1024 tokens]"),
+)
+"""Adds them; the callback takes ``settings: ScoreSettings``."""

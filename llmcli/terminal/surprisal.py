@@ -1,0 +1,173 @@
+"""A text tinted by how much each token surprised a model."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from llmcli.terminal.escaping import escape_controls
+from llmcli.terminal.tinted import escaped_token
+
+# From this many bits on, this background (256 colours), which black text can be read on.
+LEVELS = ((1.0, 230), (2.0, 229), (4.0, 222), (6.0, 215), (9.0, 209), (13.0, 203))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenToken:
+    """A token of a text and what a model thought of it.
+
+    Attributes:
+        index: Its place in the text, from 0.
+        id: Its id.
+        data: Its bytes.
+        offset: Where in the text's bytes it begins.
+        logprob: Natural log of its probability; None where it was not scored.
+        rank: Its place among all tokens, from 1.
+        entropy: Of the model's distribution, nats.
+        top: The likeliest tokens: id, bytes, logprob.
+    """
+
+    index: int
+    id: int
+    data: bytes
+    offset: int
+    logprob: float | None = None
+    rank: int | None = None
+    entropy: float | None = None
+    top: tuple[tuple[int, bytes, float], ...] = ()
+
+    @property
+    def bits(self) -> float | None:
+        """Surprisal: -log2 of the probability."""
+        return None if self.logprob is None else -self.logprob / math.log(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Tokens that belong together because a character is spread over them; mostly one."""
+
+    text: str
+    tokens: tuple[SeenToken, ...]
+
+    @property
+    def bits(self) -> float | None:
+        """The surprisal of all of them; None where one was not scored."""
+        bits = [token.bits for token in self.tokens]
+        return None if None in bits else math.fsum(value for value in bits if value is not None)
+
+
+def stretches(tokens: Iterable[SeenToken]) -> Iterator[Stretch]:
+    """Join tokens until their bytes end with a whole character (U+FFFD for what is none)."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    held: list[SeenToken] = []
+    text = ""
+    for token in tokens:
+        held.append(token)
+        text += decoder.decode(token.data)
+        if not decoder.getstate()[0]:
+            yield Stretch(text, tuple(held))
+            held, text = [], ""
+    if held:
+        yield Stretch(text + decoder.decode(b"", final=True), tuple(held))
+
+
+def level(bits: float | None) -> int:
+    """How many of the LEVELS a surprisal has reached; 0 for none, and for no number."""
+    return 0 if bits is None else sum(bits >= least for least, _ in LEVELS)
+
+
+def legend(*, color: bool) -> str:
+    """A line that says what the tints mean."""
+    edges = [f"{least:g}" for least, _ in LEVELS]
+    names = [f"below {edges[0]}", *(f"{a}–{b}" for a, b in pairwise(edges)), f"{edges[-1]}+"]
+    cells = [_painted(f" {name} ", index) if color else name for index, name in enumerate(names)]
+    return "surprisal in bits: " + " ".join(cells)
+
+
+class TintedText:
+    """Writes stretches as running text, tinted, wrapped between words.
+
+    Args:
+        write: Takes text that is safe for a terminal.
+        width: Columns of the terminal.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, width: int) -> None:
+        self._write = write
+        self._width = width
+        self._column = 0
+        self._word: list[tuple[str, int]] = []
+
+    def add(self, stretch: Stretch) -> None:
+        """Write what has become certain: a word is held until the next begins."""
+        tint = level(stretch.bits)
+        for part in _PARTS.findall(escape_controls(stretch.text).replace("\t", "    ")):
+            if part[0] in " \n":
+                self._flush()
+            self._word.append((part, tint))
+            if part == "\n":
+                self._flush()
+
+    def finish(self) -> None:
+        """Write what is held and end the line."""
+        self._flush()
+        if self._column:
+            self._write("\n")
+
+    def _flush(self) -> None:
+        from rich.cells import cell_len
+
+        word, self._word = self._word, []
+        if not word:
+            return
+        width = sum(cell_len(part.rstrip("\n")) for part, _ in word)
+        if self._column and self._column + width > self._width:
+            self._write("\n")
+            self._column = 0
+            # The space that parted two words stands at the end of no line.
+            word[0] = (word[0][0].removeprefix(" "), word[0][1])
+            width = sum(cell_len(part.rstrip("\n")) for part, _ in word)
+        for part, tint in word:
+            self._write(_painted("↵" if part == "\n" and tint else part.rstrip("\n"), tint))
+        self._column += width
+        if word[-1][0] == "\n":
+            self._write("\n")
+            self._column = 0
+
+
+# A newline, spaces with the word behind them, or a word without; so that lines break before words.
+_PARTS = re.compile(r"\n| +[^ \n]*|[^ \n]+")
+
+
+def _painted(text: str, tint: int) -> str:
+    return f"\x1b[30;48;5;{LEVELS[tint - 1][1]}m{text}\x1b[0m" if tint and text else text
+
+
+def token_line(token: SeenToken) -> str:
+    """A token on a line of its own, for a pipe: surprisal, rank, the token."""
+    bits = "–" if token.bits is None else f"{token.bits:.2f}"
+    rank = "–" if token.rank is None else str(token.rank)
+    return f"{bits:>7} {rank:>6}  {escaped_token(token.data)}\n"
+
+
+def token_record(token: SeenToken) -> dict[str, Any]:
+    """A token ready for JSON."""
+    return {
+        "index": token.index,
+        "token": token.data.decode("utf-8", "replace"),
+        "bytes": list(token.data),
+        "id": token.id,
+        "offset": token.offset,
+        "logprob": token.logprob,
+        "rank": token.rank,
+        "entropy": token.entropy,
+        "top_logprobs": [
+            {"token": data.decode("utf-8", "replace"), "id": token_id, "logprob": logprob}
+            for token_id, data, logprob in token.top
+        ],
+    }
