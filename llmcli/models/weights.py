@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,10 @@ def _quiet_transformers() -> Iterator[None]:
     library.set_verbosity_error()
     library.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # Deprecations of config fields: nothing that whoever runs a model can act on.
+            warnings.simplefilter("ignore")
+            yield
     finally:
         library.set_verbosity(verbosity)
         if bars:
