@@ -130,7 +130,7 @@ def read_headers(files: Iterable[Path], index: Path | None) -> dict[str, TensorI
 def _read_tensors(path: Path, content: Any, body: int) -> dict[str, TensorInfo]:
     if not isinstance(content, dict):
         _refuse(path, "has a header that is no JSON object")
-    tensors, end = {}, 0
+    tensors, places = {}, []
     for name, entry in content.items():
         if name == "__metadata__":
             continue
@@ -138,7 +138,12 @@ def _read_tensors(path: Path, content: Any, body: int) -> dict[str, TensorInfo]:
         if last - first != (info.size * _BITS[info.dtype] + 7) // 8 or first > last:
             _refuse(path, f"gives {quoted(name)} a place that does not fit its shape")
         tensors[name] = info
-        end = max(end, last)
+        places.append((first, last, name))
+    end = 0
+    for first, last, name in sorted(places):
+        if first != end:
+            _refuse(path, f"has a gap or an overlap before {quoted(name)}")
+        end = last
     if end > body:
         _refuse(path, f"is cut short: {body:,} of {end:,} bytes of weights are there")
     if end < body:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from llmcli.errors import (
     CorruptModel,
     LlmcliError,
     OutOfMemory,
+    UnsafeModel,
     UnsupportedModel,
     is_out_of_memory,
 )
@@ -43,6 +45,8 @@ def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
             trust_remote_code=model.trust_remote_code,
             use_safetensors=not model.allow_pickle or None,
             output_loading_info=True,
+            # Named by _check_loading, which transformers' own error does not.
+            ignore_mismatched_sizes=True,
         )
         _check_loading(model, info)
         return module.to(model.device).eval()
@@ -108,6 +112,12 @@ def _foreign_errors(model: LanguageModel) -> Iterator[None]:
             f"{model.name} needs a package that is not installed: {_first_line(exc)}",
             "Install it, or use another model.",
         ) from exc
+    except pickle.UnpicklingError:
+        # torch's own words advise to switch its protection off: they go no further.
+        raise UnsafeModel(
+            f"{model.folder}: the pickled weights hold something else than tensors.",
+            "Choose a model with safetensors.",
+        ) from None
     except StrictDataclassError as exc:
         # "Validation error for field 'n_head':", and what is wrong with it on the next line.
         raise CorruptModel(

@@ -240,7 +240,9 @@ def test_row_31_a_missing_tensor(folder: Path) -> None:
 
 def test_row_31_an_unexpected_tensor(llama: Path) -> None:
     def change(header: dict[str, Any]) -> None:
-        header["model.surprise.weight"] = {**header["model.norm.weight"]}
+        end = max(entry["data_offsets"][1] for key, entry in header.items() if key[0] != "_")
+        place = {"dtype": "F32", "shape": [0, 2], "data_offsets": [end, end]}
+        header["model.surprise.weight"] = place
 
     change_header(llama, change)
     with pytest.raises(LlmcliError, match="surprise"):

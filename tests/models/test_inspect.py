@@ -221,6 +221,18 @@ def test_fault_30_headers_that_contradict_themselves(tmp_path: Path, entry: obje
         read_header(path)
 
 
+@pytest.mark.parametrize("places", [([0, 16], [8, 24]), ([0, 16], [20, 36]), ([4, 20],)])
+def test_fault_30_gaps_and_overlaps(tmp_path: Path, places: tuple[list[int], ...]) -> None:
+    path = tmp_path / "model.safetensors"
+    header = {
+        f"w{number}": {"dtype": "F32", "shape": [2, 2], "data_offsets": place}
+        for number, place in enumerate(places)
+    }
+    write_weights(path, header, bytes(places[-1][1]))
+    with pytest.raises(CorruptModel, match="gap or an overlap"):
+        read_header(path)
+
+
 def test_fault_37_an_index_that_leaves_the_folder(folder: Path) -> None:
     shutil.move(folder / "model.safetensors", folder.parent / "outside.safetensors")
     names = header_of(folder.parent / "outside.safetensors")[0]
