@@ -19,4 +19,4 @@ def load_tokenizer(
     from llmcli.tokenization.tokenizer import Tokenizer
 
     resolved = model.resolve(console, need="tokenizer", model=name)
-    return Tokenizer.from_folder(resolved.folder), resolved
+    return Tokenizer.from_folder(resolved.folder, detail=console.detail), resolved

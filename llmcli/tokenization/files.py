@@ -18,18 +18,39 @@ from tokenizers.models import BPE
 
 from llmcli.errors import CorruptModel, StorageError, UnsupportedModel
 
-__all__ = ["has_tokenizer", "named_token", "read_backend", "read_json"]
+__all__ = ["has_tokenizer", "named_token", "needs_transformers", "read_backend", "read_json"]
 
 _REFETCH = "Fetch the file again (--refresh), or copy it from the model's source."
 _MAX_JSON = 256 << 20  # the largest published tokenizer.json files are below 40 MB
 _END_OF_TEXT = "<|endoftext|>"  # what GPT-2's own code uses where no file says so
+_GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+# What transformers builds other tokenizers from.
+_OTHER_FILES = (
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm"),
+    *("vocab.txt", "vocab.json", "bpe.codes", "tekken.json", "tokenizer_config.json"),
+)
 
 
 def has_tokenizer(folder: Path) -> bool:
     """Whether the folder holds files that `read_backend` can read."""
-    return (folder / "tokenizer.json").is_file() or (
-        (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()
-    )
+    return (folder / "tokenizer.json").is_file() or _is_gpt2(folder)
+
+
+def needs_transformers(folder: Path) -> bool:
+    """Whether only transformers may be able to build the folder's tokenizer."""
+    if has_tokenizer(folder):
+        return False
+    return any((folder / name).is_file() for name in _OTHER_FILES)
+
+
+def _is_gpt2(folder: Path) -> bool:
+    """vocab.json and merges.txt, and no word of a tokenizer that reads them in another way."""
+    if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file()):
+        return False
+    name = read_json(folder / "tokenizer_config.json").get("tokenizer_class")
+    if name is not None:
+        return name in _GPT2_CLASSES
+    return read_json(folder / "config.json").get("model_type") in (None, "gpt2")
 
 
 def read_backend(folder: Path) -> Backend:
@@ -83,13 +104,11 @@ def _read_gpt2(folder: Path) -> Backend:
         [AddedToken(text, normalized=False, special=True) for text in dict.fromkeys(special)]
     )
     added = read_json(folder / "added_tokens.json")
-    backend.add_tokens(
-        [
-            AddedToken(text, normalized=False)
-            for text in sorted(added, key=lambda text: str(added[text]))
-            if text not in special
-        ]
-    )
+    if not all(type(token_id) is int for token_id in added.values()):
+        raise CorruptModel(f"{folder / 'added_tokens.json'} has an id that is no number.", _REFETCH)
+    for text in sorted(added, key=added.__getitem__):
+        if text not in special:
+            backend.add_tokens([AddedToken(text, normalized=False)])
     return backend
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from llmcli.errors import CorruptModel, InvalidInput, InvalidText
 from llmcli.tokenization.files import (
     is_native_failure,
     named_token,
+    needs_transformers,
     one_line,
     read_backend,
     read_json,
@@ -67,14 +68,25 @@ class Tokenizer:
         self._bytes = _ByteTable(self)
 
     @classmethod
-    def from_folder(cls, folder: Path) -> Tokenizer:
-        """Read ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``.
+    def from_folder(
+        cls, folder: Path, *, detail: Callable[[str], None] = lambda message: None
+    ) -> Tokenizer:
+        """Read ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``; else ask transformers.
+
+        Args:
+            folder: The model's folder.
+            detail: Told, in a sentence, when transformers has to build the tokenizer.
 
         Raises:
             UnsupportedModel: no such file in the folder.
             CorruptModel: a file is empty, cut, or not what its name says.
             StorageError: a file cannot be read.
         """
+        if needs_transformers(folder):
+            from llmcli.tokenization.slow import read_with_transformers
+
+            detail(f"{folder} has no tokenizer.json: transformers builds its tokenizer (slow).")
+            return cls(read_with_transformers(folder), folder)
         return cls(read_backend(folder), folder)
 
     @cached_property
