@@ -99,7 +99,8 @@ class PythonBackend:
         ends = [0]
         for count in range(1, len(ids) + 1):
             shown = self.decode(ids[:count], skip_special_tokens=False)
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shown, text)))
+            pairs = zip(shown, text, strict=False)
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             ends.append(max(ends[-1], same))
         return _Encoding(ids, tokens, list(pairwise(ends)))
 
