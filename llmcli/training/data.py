@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from llmcli.errors import InvalidInput
@@ -126,8 +127,9 @@ def prepare_data(
     if base is None:
         texts = (document.text for document in corpus.part(held_out=False))
         backend = train_tokenizer(texts, vocab_size=vocab_size)
-        base = Tokenizer(backend, folder), backend.token_to_id(END_OF_TEXT)
-    tokenizer, end_of_text = base
+        tokenizer, end_of_text = Tokenizer(backend, folder), _id_of(backend, END_OF_TEXT)
+    else:
+        tokenizer, end_of_text = base
     train, validation = (
         write_tokens(
             corpus.part(held_out=held_out),
@@ -149,6 +151,10 @@ def prepare_data(
     with atomic_write(folder / _INDEX) as out:
         out.write(json.dumps(record).encode())
     return load_data(folder)
+
+
+def _id_of(backend: Backend, token: str) -> int:
+    return backend.get_vocab(with_added_tokens=True)[token]
 
 
 class _Corpus:

@@ -6,13 +6,26 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import IO
+
+from llmcli.errors import LlmcliError
+
+
+class LostProcess(LlmcliError):
+    """Raised when another process of the run is gone; its own message says why."""
 
 
 def under_launcher() -> bool:
     """Whether torchrun, ``accelerate launch`` or :func:`workers` started this process."""
     return "RANK" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -22,9 +35,12 @@ def workers(processes: int, arguments: Sequence[str]) -> Iterator[None]:
     They run ``python -m llmcli ARGUMENTS`` and meet over loopback. The processor's threads are
     shared out: each process works alone between two steps, so none waits for another's threads.
     The others are in sessions of their own, so that a Ctrl-C reaches this process alone, and are
-    ended with it.
+    ended with it. What they say on stderr is shown where one of them fails.
 
     Must be entered before torch is imported, which reads the number of threads.
+
+    Raises:
+        LlmcliError: another process failed, and this one only noticed that it was gone.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -37,23 +53,57 @@ def workers(processes: int, arguments: Sequence[str]) -> Iterator[None]:
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": str(threads),
     }
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "llmcli", *arguments],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        for rank in range(1, processes)
-    ]
-    os.environ.update(shared | {"RANK": "0", "LOCAL_RANK": "0"})
+    with ExitStack() as files:
+        logs = [files.enter_context(tempfile.TemporaryFile()) for _ in range(1, processes)]
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-m", "llmcli", *arguments],
+                env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+                start_new_session=True,
+            )
+            for rank, log in enumerate(logs, 1)
+        ]
+        with _environment(shared | {"RANK": "0", "LOCAL_RANK": "0"}):
+            try:
+                yield
+                for process in started:
+                    process.wait(timeout=60)
+            except LostProcess as exc:
+                raise LlmcliError(_last_words(started, logs), exc.cure) from exc
+            finally:
+                for process in started:
+                    process.kill()
+                    process.wait()
+
+
+@contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
-        for process in started:
-            process.wait(timeout=60)
     finally:
-        for process in started:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _last_words(started: Sequence[subprocess.Popen[bytes]], logs: Sequence[IO[bytes]]) -> str:
+    """Return what the first process that failed said at the end."""
+    for rank, (process, log) in enumerate(zip(started, logs, strict=True), 1):
+        try:
+            code = process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
+        if code:
+            log.seek(0)
+            lines = log.read().decode("utf-8", "replace").strip().splitlines() or [""]
+            said = lines[-1].removeprefix("Error: ")
+            ended = f"by signal {-code}" if code < 0 else f"with status {code}"
+            return f"Process {rank} of the run ended {ended}: {said}".removesuffix(": ")
+    return "Another process of the run has ended."

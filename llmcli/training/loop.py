@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
@@ -92,20 +92,25 @@ class LanguageTrainer(Trainer):
         self.settings = settings
         self.precision = precision
         self.pace = pace
-        rows = StepRows(blocks, settings, pace.progress)
-        super().__init__(model=model, args=args, train_dataset=rows)
+        self.rows = StepRows(blocks, settings, pace.progress)
+        super().__init__(model=model, args=args, train_dataset=self.rows)
         self.remove_callback(PrinterCallback)
         for callback in (pace, *callbacks):
             self.add_callback(callback)
 
+    @property
+    def module(self) -> nn.Module:
+        """The model without what wraps it for several processes."""
+        return cast("nn.Module", self.model)
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the batches of this process from the current step on."""
-        return DataLoader(self.train_dataset, batch_size=None, sampler=BatchNumbers(self))
+        return DataLoader(self.rows, batch_size=None, sampler=BatchNumbers(self))
 
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         """Return the optimizer of the settings."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(self.model, self.settings)
+            self.optimizer = make_optimizer(self.module, self.settings)
         return self.optimizer
 
     def create_scheduler(
@@ -114,7 +119,7 @@ class LanguageTrainer(Trainer):
         """Return a schedule over the run's progress, whatever the step's number."""
         if self.lr_scheduler is None:
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                optimizer or self.create_optimizer(),
                 lambda _: learning_rate_factor(self.pace.progress.fraction, self.settings),
             )
             self._created_lr_scheduler = True
@@ -168,7 +173,7 @@ class LanguageTrainer(Trainer):
         """
         if self.validation is None:
             return None
-        self.model.eval()
+        self.module.eval()
         state = PartialState()
         share = together and state.num_processes > 1
         rows = (
@@ -178,10 +183,10 @@ class LanguageTrainer(Trainer):
         )
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         with torch.compiler.set_stance("force_eager"), self.compute_loss_context_manager():
-            for row in rows.to(self.args.device).split(1):
-                total[0] += token_losses(self.model, row).double().sum()
+            for row in torch.split(rows.to(self.args.device), 1):
+                total[0] += token_losses(self.module, row).double().sum()
                 total[1] += row.numel() - len(row)
-        self.model.train()
+        self.module.train()
         if share:
             torch.distributed.all_reduce(total)
         nats, tokens = total.tolist()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -39,7 +41,8 @@ def prepare_for_training(model: PreTrainedModel, settings: TrainSettings) -> Non
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = nn.GELU(approximate="tanh")
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        enable: Any = model.gradient_checkpointing_enable
+        enable()
     if settings.compile:
         if model.device.type == "cpu":
             model.set_attn_implementation("eager")
@@ -69,7 +72,8 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, dropout: float) -> 
     targets = sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)})
     if not targets:
         raise InvalidInput("The model has no linear layer to adapt.", "Train without --lora.")
-    config = LoraConfig(
+    make: Any = LoraConfig
+    config = make(
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=dropout,
@@ -77,12 +81,16 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, dropout: float) -> 
         task_type="CAUSAL_LM",
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
-    adapted: PreTrainedModel = get_peft_model(model, config)
-    return adapted
+    with warnings.catch_warnings():
+        # peft asks transformers by a name that is going away.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        adapted: Any = get_peft_model(model, config)
+    return adapted  # type: ignore[no-any-return]
 
 
 def _linear_layers(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
-    head = model.get_output_embeddings()
+    output: Any = model.get_output_embeddings
+    head = output()
     return [
         (name, module)
         for name, module in model.named_modules()
@@ -97,6 +105,6 @@ def training_precision(wanted: TrainPrecision, device: torch.device) -> str:
         return wanted
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    capabilities: dict[str, Any] = torch.cpu.get_capabilities()
+    capabilities: Mapping[str, Any] = torch.cpu.get_capabilities()
     fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bfloat16" if fast or capabilities.get("bf16") else "float32"

@@ -68,13 +68,14 @@ class MuonWithAdamW(Optimizer):
         # The same dictionaries: a schedule that sets "lr" here sets it there.
         self.param_groups = [*self._muon.param_groups, *self._adamw.param_groups]
 
-    def step(self, closure: Callable[[], float] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Move every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._muon.step()
+        step: Any = self._muon.step  # torch leaves it without types
+        step()
         self._adamw.step()
         return loss
 

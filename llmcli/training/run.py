@@ -16,9 +16,10 @@ import transformers
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
-from llmcli.errors import InvalidInput, LlmcliError, OutOfMemory, is_out_of_memory
+from llmcli.errors import InvalidInput, OutOfMemory, is_out_of_memory
 from llmcli.files import atomic_write
 from llmcli.training.data import Data, load_data, prepare_data
+from llmcli.training.launch import LostProcess
 from llmcli.training.loop import LanguageTrainer
 from llmcli.training.memory import keep_freed_memory
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics
@@ -30,6 +31,7 @@ from llmcli.training.model import (
     training_precision,
 )
 from llmcli.training.pace import Pace, last_checkpoint
+from llmcli.training.sample import Sampler
 from llmcli.training.schedule import Progress
 from llmcli.training.settings import ModelShape, TrainSettings
 from llmcli.training.tokens import Blocks
@@ -242,7 +244,15 @@ def _trainer(
                 grow_from=settings.grow_from,
                 context=run.context,
                 report=report,
-            )
+            ),
+            Sampler(
+                data.tokenizer,
+                start=data.end_of_text,
+                prompt=settings.sample_prompt,
+                context=run.context,
+                progress=progress,
+                report=report,
+            ),
         ],
     )
 
@@ -333,8 +343,8 @@ def _foreign_errors() -> Iterator[None]:
                 "--context, or --gradient-checkpointing.",
             ) from exc
         if isinstance(exc, torch.distributed.DistError) or "gloo" in str(exc).lower():
-            raise LlmcliError(
-                "Another process of this run has ended.",
-                "See its own message; --resume goes on from the last checkpoint.",
+            raise LostProcess(
+                "Another process of the run has ended.",
+                "Go on from the last checkpoint with --resume.",
             ) from exc
         raise

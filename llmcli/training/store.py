@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -98,6 +100,7 @@ def write_tokenizer(
     try:
         if copy_from is None:
             for_transformers(backend, n_positions=context).save_pretrained(folder)
+            _name_tokenizer_class(folder / "tokenizer_config.json")
             return
         for name in _TOKENIZER_FILES:
             if (copy_from / name).is_file():
@@ -106,9 +109,18 @@ def write_tokenizer(
         raise _cannot_write(folder, exc) from exc
 
 
+def _name_tokenizer_class(path: Path) -> None:
+    """Name the class that transformers 4 knows too; version 5 writes the name of its own."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    config.pop("backend", None)
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
 def sampling_defaults(end_of_text: int) -> GenerationConfig:
     """Return the generation_config.json of a new model."""
-    return GenerationConfig(
+    make: Any = GenerationConfig
+    config: GenerationConfig = make(
         bos_token_id=end_of_text,
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,
@@ -117,6 +129,7 @@ def sampling_defaults(end_of_text: int) -> GenerationConfig:
         top_p=0.95,
         top_k=0,
     )
+    return config
 
 
 def install(staged: Path, output: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -41,11 +42,12 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
 def for_transformers(tokenizer: Tokenizer, *, n_positions: int) -> PreTrainedTokenizerFast:
     """Return the tokenizer as transformers saves and loads it."""
-    return PreTrainedTokenizerFast(
+    make: Any = PreTrainedTokenizerFast
+    wrapped: PreTrainedTokenizerFast = make(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
-        unk_token=END_OF_TEXT,
         model_max_length=n_positions,
         clean_up_tokenization_spaces=False,
     )
+    return wrapped

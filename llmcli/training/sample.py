@@ -1,0 +1,77 @@
+"""A sample of text now and then, so that a person sees a model learn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from llmcli.tokenization.tokenizer import Tokenizer
+from llmcli.training.metrics import Report
+from llmcli.training.schedule import Progress
+
+
+class Sampler(TrainerCallback):
+    """Hands ``report`` a record with a ``sample`` after each evaluation.
+
+    The generator that training draws from is left as it was.
+
+    Args:
+        tokenizer: The model's.
+        start: The token that begins a text.
+        prompt: What the sample continues; may be empty.
+        context: Tokens that the model looks at; prompt and sample stay within.
+        progress: The run's clock.
+        report: Gets the record.
+        max_new_tokens: Length of a sample.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        start: int,
+        prompt: str,
+        context: int,
+        progress: Progress,
+        report: Report,
+        max_new_tokens: int = 40,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.ids = [start, *(tokenizer.ids(prompt) if prompt else [])][: max(1, context // 2)]
+        self.progress = progress
+        self.report = report
+        self.max_new_tokens = min(max_new_tokens, context - len(self.ids))
+
+    @torch.no_grad()
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **_: Any,
+    ) -> None:
+        """Draw the sample, in the first process."""
+        if not state.is_world_process_zero or self.max_new_tokens < 1:
+            return
+        devices = [] if args.device.type == "cpu" else [args.device]
+        model.eval()
+        with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
+            torch.manual_seed(state.global_step)
+            ids = torch.tensor([self.ids], device=args.device)
+            drawn = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.max_new_tokens,
+                do_sample=True,
+                temperature=0.8,
+                top_p=0.95,
+                top_k=0,
+                pad_token_id=self.ids[0],
+                use_cache=True,
+            )[0, 1:]
+        model.train()
+        text = self.tokenizer.decode_bytes(drawn.tolist()).decode("utf-8", "replace")
+        self.report({"step": state.global_step, "progress": self.progress.fraction, "sample": text})
