@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.params import Overflow, SamplingParams, TokenEvent, TopToken
-from llmcli.engine.sampling import derive_seed, draw, filter_logits, penalize
+from llmcli.engine.sampling import derive_seed, draw, filter_logits, most_likely, penalize
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
 
@@ -169,7 +169,7 @@ def choose(logits: Tensor, transcript: Transcript, generator: torch.Generator) -
     params = transcript.params
     check_logits(logits, len(transcript.context))
     shaped = shape_logits(logits, transcript)
-    token = int(shaped.argmax()) if params.greedy else draw(shaped, generator)
+    token = most_likely(shaped) if params.greedy else draw(shaped, generator)
     if params.logprobs is None:
         return Chosen(token=token)
     logprobs = torch.log_softmax(logits, dim=-1)

@@ -18,6 +18,13 @@ from torch import Tensor
 from llmcli.engine.history import History
 from llmcli.engine.params import SamplingParams
 
+# Up to this many logits are sorted whole.
+_SORTED_WHOLE = 2048
+# How near the two bounds of top-p come before what is between them is sorted.
+_NARROW = 1.1
+# Sums over a vocabulary are taken over blocks of this many.
+_BLOCK = 256
+
 
 def penalize(
     logits: Tensor, params: SamplingParams, history: History, *, eos_ids: Iterable[int] = ()
@@ -61,8 +68,13 @@ def filter_top_k(logits: Tensor, top_k: int) -> Tensor:
     """Keep the ``top_k`` highest logits (and what ties with the last of them)."""
     if top_k >= logits.shape[-1]:
         return logits
-    threshold = torch.topk(logits, top_k).values[-1]
-    return logits.masked_fill(logits < threshold, -math.inf)
+    return _keep_from(logits, torch.topk(logits, top_k).values[-1])
+
+
+def _keep_from(logits: Tensor, lowest: Tensor) -> Tensor:
+    """Keep logits of at least ``lowest``, a single number; ten times as fast as a mask."""
+    below = torch.nextafter(lowest, lowest.new_tensor(-math.inf)).item()
+    return torch.threshold(logits, below, -math.inf)
 
 
 def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
@@ -70,10 +82,47 @@ def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
 
     Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751), over the whole distribution.
     """
+    if len(logits) > _SORTED_WHOLE:
+        return _filter_top_p_of_many(logits, top_p)
     values, order = torch.sort(logits, descending=False)
     removed = values.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
     removed[-1] = False
     return logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -math.inf)
+
+
+def _filter_top_p_of_many(logits: Tensor, top_p: float) -> Tensor:
+    """The same without sorting all: only where the border between kept and removed runs.
+
+    Probabilities below ``low`` add up to at most 1 - top_p, so all of them go; those below
+    ``high`` add up to more, so all from there on stay. Bisection brings the two together until
+    few tokens are left between them, which are sorted as above.
+    """
+    probs = logits.softmax(dim=-1)
+    negative = -probs
+    removable = 1 - top_p
+
+    def mass_below(bound: float) -> float:
+        return -torch.threshold(negative, -bound, 0).sum().item()
+
+    highest = probs.max().item()
+    low, high, known_high = removable / len(probs), highest, math.inf
+    while high > low * _NARROW:
+        middle = math.sqrt(low) * math.sqrt(high)
+        if mass_below(middle) <= removable:
+            low = middle
+        else:
+            high = known_high = middle
+    between = ((probs >= low) & (probs < known_high)).nonzero()[:, 0]
+    values, order = torch.sort(probs[between], stable=True)
+    removed = values.cumsum(dim=-1) + mass_below(low) <= removable
+    if known_high == math.inf:
+        removed[-1] = False
+    removed_ids, kept_ids = between[order[removed]], between[order[~removed]]
+    kept = logits[kept_ids] if len(kept_ids) else logits[probs >= known_high]
+    filtered = _keep_from(logits, kept.min())
+    # What ties with the last one kept.
+    filtered[removed_ids] = -math.inf
+    return filtered
 
 
 def filter_min_p(logits: Tensor, min_p: float) -> Tensor:
@@ -82,8 +131,7 @@ def filter_min_p(logits: Tensor, min_p: float) -> Tensor:
     Nguyen et al. 2024, arXiv:2407.01082. A ratio of probabilities is a difference of logits,
     so nothing needs to be normalised.
     """
-    threshold = logits.max() + math.log(min_p)
-    return logits.masked_fill(logits < threshold, -math.inf)
+    return _keep_from(logits, logits.max() + math.log(min_p))
 
 
 def filter_typical_p(logits: Tensor, typical_p: float) -> Tensor:
@@ -131,11 +179,48 @@ def draw(logits: Tensor, generator: torch.Generator) -> int:
     One uniform number a draw: the same seed takes the same path whatever torch's own
     multinomial does from version to version.
     """
-    cumulative = logits.softmax(dim=-1).to(torch.float64).cumsum(dim=-1)
-    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    return draw_index(logits.softmax(dim=-1), generator)
+
+
+def draw_index(weights: Tensor, generator: torch.Generator) -> int:
+    """Draw an index with a probability in proportion to weights [n], which are not negative.
+
+    Summed in float64, by blocks: only the block that the number falls into is walked through.
+    """
+    main = len(weights) // _BLOCK * _BLOCK
+    sums = weights[:main].view(-1, _BLOCK).sum(dim=1, dtype=torch.float64)
+    rest = weights[main:].sum(dtype=torch.float64)
+    cumulative = torch.cat([sums, rest[None]]).cumsum(dim=0)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64).to(weights.device)
     target = uniform * cumulative[-1]
-    # right=True: a token of probability 0 has an empty interval and is never drawn.
-    return min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)
+    # right=True: what has probability 0 has an empty interval and is never drawn.
+    block = min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)
+    start = block * _BLOCK
+    inside = weights[start : start + _BLOCK].to(torch.float64).cumsum(dim=0)
+    if block:
+        inside += cumulative[block - 1]
+    index = start + int(torch.searchsorted(inside, target, right=True))
+    if index < min(start + _BLOCK, len(weights)) and weights[index] > 0:
+        return index
+    # Rounding put the number on a block's very end: the last index that can be drawn up to it.
+    return int(weights[: start + _BLOCK].nonzero()[-1])
+
+
+def most_likely(logits: Tensor) -> int:
+    """Return the index of the highest of logits [n], the first where there are several.
+
+    By blocks: torch's argmax takes nine times as long as its max.
+    """
+    main = len(logits) // _BLOCK * _BLOCK
+    if not main:
+        return int(logits.argmax())
+    block = int(logits[:main].view(-1, _BLOCK).amax(dim=1).argmax())
+    start = block * _BLOCK
+    index = start + int(logits[start : start + _BLOCK].argmax())
+    if main < len(logits):
+        last = main + int(logits[main:].argmax())
+        return last if logits[last] > logits[index] else index
+    return index
 
 
 def derive_seed(seed: int, *indices: int) -> int:

@@ -234,3 +234,66 @@ def test_seeds_differ_by_record_and_sequence(seed: int, record: int, index: int)
         sampling.derive_seed(seed ^ 1, record, index),
     }
     assert derived not in others
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([2049, 5000, 20000]),
+    spread=st.sampled_from([0.01, 1.0, 3.0, 30.0]),
+    top_p=st.sampled_from([0.01, 0.3, 0.9, 0.95, 0.999]),
+    levels=st.sampled_from([None, 16]),
+)
+def test_top_p_of_a_large_vocabulary(
+    seed: int, size: int, spread: float, top_p: float, levels: int | None
+) -> None:
+    logits = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * spread
+    if levels is not None:  # many ties
+        logits = (logits * levels).round() / levels
+    ours = sampling.filter_top_p(logits, top_p)
+    theirs = run_processors([hf.TopPLogitsWarper(top_p)], logits, [0])
+    border = ours[ours > -math.inf].min()
+    probs = logits.double().softmax(-1)
+    # The reference adds up float32 from the smallest on, so at the border it may count one token
+    # more or less; which of several equal ones go is up to its sorting.
+    masses = [probs[each > -math.inf].sum() for each in (ours, theirs)]
+    assert abs(masses[0] - masses[1]) <= 1.01 * probs[logits == border][0] + 1e-5
+    assert (logits[ours == -math.inf] <= border).all()
+    kept = ours > -math.inf
+    assert torch.equal(ours[kept], logits[kept])
+    assert probs[kept].sum() >= top_p - 1e-5
+    assert probs[kept].sum() - probs[kept].min() <= top_p + 1e-5
+
+
+def test_top_p_keeps_the_most_likely_token_of_a_large_vocabulary() -> None:
+    logits = torch.zeros(3000)
+    logits[77] = 50.0
+    filtered = sampling.filter_top_p(logits, 0.01)
+    assert (filtered > -math.inf).nonzero().tolist() == [[77]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([1, 3, 255, 256, 257, 1000, 5000]),
+    sparse=st.booleans(),
+)
+def test_draw_inverts_the_distribution_function(seed: int, size: int, sparse: bool) -> None:
+    weights = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    if sparse:
+        weights[torch.rand(size, generator=torch.Generator().manual_seed(seed + 1)) < 0.9] = 0
+        weights[seed % size] = 1.0
+    uniform = torch.rand((), generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    cumulative = weights.double().cumsum(0)
+    expected = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
+    assert sampling.draw_index(weights, torch.Generator().manual_seed(9)) == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.integers(-5, 5), min_size=1, max_size=40),
+    size=st.sampled_from([1, 255, 256, 257, 1025]),
+)
+def test_most_likely_is_the_first_highest(values: list[int], size: int) -> None:
+    logits = torch.tensor((values * (size // len(values) + 1))[:size], dtype=torch.float32)
+    assert sampling.most_likely(logits) == int(logits.argmax())
