@@ -83,7 +83,8 @@ def _show(job: ScoreJob, score: Score, record: dict[str, Any]) -> None:
     """Print the totals, then hold the gates."""
     console = job.console
     if console.json_output:
-        console.record({"unit": "total", **record} if job.settings.by != "whole" else record)
+        alone = job.settings.by == "whole" and not job.settings.tokens
+        console.record(record if alone else {"unit": "total", **record})
     elif console.quiet:
         console.line(f"{score.perplexity:.6g}")
     elif not job.settings.tokens:
