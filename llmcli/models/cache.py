@@ -138,6 +138,16 @@ def missing_files(folder: Path, *, need: Need, allow_pickle: bool = False) -> li
     return missing
 
 
+def lacks_code(folder: Path) -> bool:
+    """Whether config.json names Python code and none is there, as it was not asked for before."""
+    try:
+        with open(folder / "config.json", "rb") as file:
+            names_code = b'"auto_map"' in file.read(_LARGEST_INDEX)
+    except OSError:
+        return False
+    return names_code and next(folder.glob("*.py"), None) is None
+
+
 def has_tokenizer(folder: Path) -> bool:
     """Whether a folder holds tokenizer.json, or vocab.json with merges.txt."""
     return any((folder / name).is_file() for name in TOKENIZER_FILES) or all(

@@ -204,6 +204,8 @@ def _resolve_hub(reference: ModelReference, wishes: _Wishes) -> ResolvedModel:
     found = cache.find_cached(
         folder, name, revision, need=wishes.need, allow_pickle=wishes.allow_pickle
     )
+    if found is not None and wishes.trust_remote_code and cache.lacks_code(found.folder):
+        found = None
     switch = _offline_switch(wishes.offline)
     if found is None and switch is not None:
         raise _offline_miss(reference, cache.find_commit(folder, name, revision), wishes, switch)
@@ -270,12 +272,14 @@ def _offline_miss(
         return OfflineMiss(
             f"{name}{revision} is not in the cache {where}, and {switch} is set.", cure
         )
-    if not cache.missing_files(commit.folder, need=wishes.need, allow_pickle=True):
+    folder, need = commit.folder, wishes.need
+    missing = cache.missing_files(folder, need=need, allow_pickle=wishes.allow_pickle)
+    if missing and not cache.missing_files(folder, need=need, allow_pickle=True):
         return UnsafeModel(
             f"{name} is in the cache with pickled weights only, which can run code.",
             "Choose a model with safetensors, or give --allow-pickle if you trust its owner.",
         )
-    missing = cache.missing_files(commit.folder, need=wishes.need, allow_pickle=wishes.allow_pickle)
+    missing = missing or ["its Python code"]
     return OfflineMiss(
         f"{name} is in the cache {where} without {', '.join(missing[:5])}, and {switch} is set.",
         cure,
