@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RunLlmcli
-from fakehub import LARGE, FakeHub
+from fakehub import LARGE, FakeHub, Hold
 
 from llmcli.models.cache import cache_folder
 
@@ -182,3 +184,34 @@ def test_nothing_heavy_is_imported(cached: str, args: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"torch", "transformers", "numpy", "huggingface_hub", "httpx2", "tokenizers", "rich"}
     assert not heavy & set(done.stderr.split())
+
+
+def test_pull_shows_progress_to_a_person(hub: FakeHub, tiny_gpt2: Path) -> None:
+    hub.add(NAME, tiny_gpt2)
+    hold = Hold(after=2000)
+    weights = (tiny_gpt2 / "model.safetensors").read_bytes()
+    hub.misbehave(hashlib.sha256(weights).hexdigest(), hold)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "models", "pull", NAME],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"model.safetensors" not in shown:
+            shown += os.read(ours, 4096)
+        hold.release.set()
+        assert process.stdout is not None
+        folder = process.stdout.read()
+        with contextlib.suppress(OSError):  # the other side is closed
+            while more := os.read(ours, 4096):
+                shown += more
+    os.close(ours)
+    assert process.returncode == 0
+    assert Path(os.fsdecode(folder.rstrip(b"\n"))).is_dir()
+    assert b"kB" in shown
+    # Whatever was drawn is gone, and the cursor is back.
+    assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
