@@ -1,0 +1,233 @@
+"""``llmcli train`` as a shell sees it: processes, signals, pipes, bad calls."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SIZE = [
+    *("--vocab-size", "300", "--layers", "1", "--heads", "2", "--width", "32"),
+    *("--context", "32", "--batch-size", "4", "--precision", "float32"),
+]
+
+
+@pytest.fixture(scope="module")
+def tales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    draw = random.Random(0)
+    who = ("the fox", "a crow", "the king", "three brothers")
+    what = ("the dark wood", "a golden apple", "the river")
+    text = " ".join(
+        f"Once {draw.choice(who)} saw {draw.choice(what)}, and said nothing." for _ in range(400)
+    )
+    path = tmp_path_factory.mktemp("text") / "tales.txt"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def start(*arguments: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmcli", "train", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def run(*arguments: str, input: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmcli", "train", *arguments],
+        input=input,
+        stdin=subprocess.DEVNULL if input is None else None,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Until the file is there; the process must still be alive to make it."""
+    while not list(path.parent.glob(path.name)):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_pipe_gets_lines_and_stdout_the_result(tales: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    done = run(str(tales), "-o", str(output), *SIZE, "--max-steps", "20", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert record["steps"] == 20
+    assert record["validation_bits_per_byte"] > 0
+    lines = done.stderr.decode().splitlines()
+    assert sum("bits/byte" in line for line in lines) == 1
+    assert any("•" in line for line in lines)  # the curve
+    assert "\x1b" not in done.stderr.decode()
+    assert b"Warning" not in done.stderr
+    assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= {
+        path.name for path in output.iterdir()
+    }
+    assert f"llmcli train {tales} -o {output}" in (output / "README.md").read_text()
+
+
+def test_stdin_and_records(tales: Path, tmp_path: Path) -> None:
+    text = tales.read_text()
+    half = len(text) // 2
+    records = "".join(json.dumps({"text": part}) + "\n" for part in (text[:half], text[half:]))
+    (tmp_path / "tales.jsonl").write_text(records)
+    arguments = [*SIZE, "--max-steps", "2"]
+    one = run("-", "-o", str(tmp_path / "one"), *arguments, input=text.encode())
+    two = run(str(tmp_path / "tales.jsonl"), "-o", str(tmp_path / "two"), *arguments)
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    lengths = [
+        len(json.loads((tmp_path / name / "training" / "data.json").read_text())["train"]["names"])
+        for name in ("one", "two")
+    ]
+    assert lengths == [1, 2]
+
+
+def test_kill_and_resume(tales: Path, tmp_path: Path) -> None:
+    """After kill -9 the loss goes on where it stopped, over the same text."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    arguments = [str(tales), *SIZE, "--max-steps", "60", "--save-every", "0.0001s"]
+    assert run(*arguments, "-o", str(whole)).returncode == 0
+    process = start(*arguments, "-o", str(broken))
+    wait_for(broken / "training" / "checkpoints" / "checkpoint-12" / "complete.json", process)
+    process.kill()
+    process.communicate()
+    assert not (broken / "config.json").exists()
+    done = run(*arguments, "-o", str(broken), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert b"Going on after step" in done.stderr
+    expected = {record["step"]: record["loss"] for record in metrics(whole) if "loss" in record}
+    found = {record["step"]: record["loss"] for record in metrics(broken) if "loss" in record}
+    assert set(found) == set(expected)
+    # The first record after resuming is the mean over the steps since then.
+    for step in (40, 50, 60):
+        assert found[step] == pytest.approx(expected[step], rel=1e-4)
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, broken))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tales: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    arguments = [str(tales), "-o", str(output), *SIZE]
+    process = start(*arguments, "--max-steps", "100000", "--evaluate-every", "0.2s")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if b"bits/byte" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"--resume" in said
+    saved = [int(p.parent.name[11:]) for p in output.glob("training/checkpoints/*/complete.json")]
+    assert saved
+    done = run(*arguments, "--max-steps", str(max(saved) + 2), "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"Going on after step {max(saved)}.".encode() in done.stderr
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_two_processes_are_one_with_twice_the_batch(
+    tales: Path, tmp_path: Path, optimizer: str
+) -> None:
+    """To 1e-3 of a weight after 8 steps in float32: only the order of sums differs."""
+    common = [str(tales), *SIZE, "--max-steps", "8", "--optimizer", optimizer]
+    one = run(*common, "-o", str(tmp_path / "one"), "--batch-size", "4")
+    two = run(*common, "-o", str(tmp_path / "two"), "--batch-size", "2", "--processes", "2")
+    assert one.returncode == 0, one.stderr
+    assert two.returncode == 0, two.stderr
+    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, tensor in left.items():
+        if name.endswith("c_attn.bias"):
+            continue  # a key's bias has no gradient but rounding, which Adam makes large
+        torch.testing.assert_close(right[name], tensor, rtol=1e-3, atol=1e-3, msg=name)
+    validation = [
+        [r["validation_loss"] for r in metrics(tmp_path / name) if "validation_loss" in r]
+        for name in ("one", "two")
+    ]
+    assert validation[1] == pytest.approx(validation[0], rel=1e-3)
+
+
+def test_torchrun(tales: Path, tmp_path: Path) -> None:
+    launcher = Path(sys.executable).parent / "torchrun"
+    done = subprocess.run(
+        [
+            *(sys.executable, launcher, "--standalone", "--nproc-per-node", "2", "-m", "llmcli"),
+            *("train", str(tales), "-o", str(tmp_path / "m"), *SIZE, "--max-steps", "2"),
+        ],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"2 steps") == 1
+    assert "2 process(es)" in (tmp_path / "m" / "README.md").read_text().replace("\n", " ")
+
+
+def bad_calls(folder: Path) -> Sequence[tuple[list[str], int, str]]:
+    text = str(folder / "a.txt")
+    return [
+        ([text, "--width", "30", "--heads", "4"], 2, "not divisible by 4 heads"),
+        ([text, "--learning-rate", "nan"], 2, "learning_rate is nan"),
+        ([text, "--max-time", "soon"], 2, "is no duration"),
+        ([text, "--lora"], 2, "none is named"),
+        ([text, "--merge"], 2, "Use it with --lora"),
+        ([text, "--optimizer", "sgd"], 2, "'sgd'"),
+        ([], 2, "Missing argument"),
+        ([str(folder / "missing.txt")], 2, "does not exist"),
+        ([str(folder / "empty.txt")], 2, "corpus is empty"),
+        ([str(folder / "latin1.txt")], 2, "byte 0xe9 at offset 3"),
+        ([text, "--vocab-size", "9999"], 2, "not 9999"),
+        ([text, "--vocab-size", "260"], 2, "less than one context"),
+        ([text, "-m", str(folder / "nothing")], 1, "nothing"),
+        ([text, "--resume"], 2, "no run to resume"),
+    ]
+
+
+@pytest.mark.parametrize("number", range(14))
+def test_bad_calls(tmp_path: Path, number: int) -> None:
+    (tmp_path / "a.txt").write_text("A short tale of a fox and a crow. " * 4)
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
+    calls = bad_calls(tmp_path)
+    assert len(calls) == 14
+    arguments, code, says = calls[number]
+    done = run(*arguments, "-o", str(tmp_path / "model"))
+    error = done.stderr.decode()
+    assert done.returncode == code, error
+    assert says in error
+    assert error.count("\n") == 1
+    assert error.startswith("Error: ")
+    assert done.stdout == b""
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from llmcli.cli.train import train\n"
+        "result = CliRunner().invoke(train, ['--help'])\n"
+        "assert result.exit_code == 0 and 'Examples:' in result.output, result.output\n"
+        "loaded = {'torch', 'transformers', 'numpy', 'tokenizers', 'rich'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
