@@ -11,6 +11,7 @@ from torch import Tensor
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.params import Overflow, SamplingParams, TokenEvent, TopToken
 from llmcli.engine.sampling import derive_seed, draw, filter_logits, most_likely, penalize
+from llmcli.engine.speculative import Draft, DraftStats, Speculation
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
 
@@ -90,6 +91,8 @@ def generate(
     eos_ids: Collection[int] = (),
     record: int = 0,
     should_stop: Callable[[], bool] = bool,
+    draft: Draft | None = None,
+    draft_stats: DraftStats | None = None,
 ) -> Iterator[TokenEvent]:
     """Continue a prompt; ``num_return_sequences`` continuations come one after another.
 
@@ -105,6 +108,8 @@ def generate(
         eos_ids: Tokens that end a text.
         record: Which record of a batch this is.
         should_stop: Asked once a token; true ends the sequence as "interrupted".
+        draft: Proposes tokens; what comes out is the same, sooner where it guesses well.
+        draft_stats: Counts what it proposed.
 
     Raises:
         NumericalError: the logits are NaN or infinite.
@@ -126,7 +131,11 @@ def generate(
             index=index,
         )
         generator = torch.Generator().manual_seed(derive_seed(params.seed or 0, record, index))
-        yield from _decode(decoder, transcript, generator, first_logits, should_stop)
+        ahead = None
+        if draft is not None:
+            stats = draft_stats or DraftStats()
+            ahead = Speculation(decoder, draft, params, generator, stats)
+        yield from _decode(decoder, transcript, generator, first_logits, should_stop, ahead)
         slid = transcript.dropped_tokens > prompt.dropped_tokens
         if transcript.finish_reason == "interrupted":
             return
@@ -138,6 +147,7 @@ def _decode(
     generator: torch.Generator,
     logits: Tensor,
     should_stop: Callable[[], bool],
+    ahead: Speculation | None = None,
 ) -> Iterator[TokenEvent]:
     """The loop: choose, tell, advance. ``logits`` [vocab] follow the prompt."""
     while True:
@@ -148,15 +158,21 @@ def _decode(
         yield transcript.take(chosen)
         if transcript.finish_reason is not None:
             return
-        logits = _advance(decoder, transcript, chosen.token)
+        logits = _advance(decoder, transcript, chosen.token, ahead)
 
 
-def _advance(decoder: Decoder, transcript: Transcript, token: int) -> Tensor:
+def _advance(
+    decoder: Decoder, transcript: Transcript, token: int, ahead: Speculation | None
+) -> Tensor:
     """Logits [vocab] after a token; a full context slides first."""
     if len(transcript.context) > decoder.n_positions:
         transcript.slide()
+        if ahead is not None:
+            ahead.forget()
         return decoder.prefill([transcript.context])[0]
-    return decoder.step([token])[0]
+    if ahead is None:
+        return decoder.step([token])[0]
+    return ahead.advance(transcript.context, transcript.tokens_left)
 
 
 def choose(logits: Tensor, transcript: Transcript, generator: torch.Generator) -> Chosen:

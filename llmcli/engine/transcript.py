@@ -90,6 +90,13 @@ class Transcript:
         reason = self._reason()
         return self._finish(reason, text, chosen) if reason else self._event(text, chosen)
 
+    @property
+    def tokens_left(self) -> int:
+        """How many tokens can still follow; what may end the sequence earlier aside."""
+        limit = self.params.max_new_tokens
+        room = self._n_positions if limit is None else limit - self.history.generated_count
+        return max(0, room)
+
     def interrupt(self) -> TokenEvent:
         """End the sequence where it is; whatever was held back comes out."""
         return self._finish("interrupted", "", None)
