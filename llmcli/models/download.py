@@ -22,7 +22,7 @@ from llmcli.errors import (
 from llmcli.models import cache
 from llmcli.models.cache import CachedModel, Need
 from llmcli.models.endpoint import Endpoint, read_endpoint
-from llmcli.models.hub import HubClient, Interrupted
+from llmcli.models.hub import TRY_LATER, HubClient, Interrupted
 from llmcli.models.listing import RemoteFile, Repository
 from llmcli.models.reference import ModelReference, quoted
 from llmcli.models.store import PartialFile, Store, blob_is_intact, storage_errors
@@ -214,8 +214,12 @@ class _Task:
         with client.body(repository, file, partial.size) as body:
             if body.start != partial.size:
                 partial.restart()
+            if body.start is None:
+                raise Interrupted(f"{file.name} is shorter than the Hub says it is.", TRY_LATER)
             if body.start not in (0, partial.size):
-                raise Interrupted(f"The Hub sends another part of {file.name} than was asked for.")
+                raise Interrupted(
+                    f"The Hub sends another part of {file.name} than was asked for.", TRY_LATER
+                )
             for data in body.chunks:
                 partial.append(data)
                 self.reporter.received(file.name, len(data), partial.size, file.size)
