@@ -26,22 +26,21 @@ def rank_table(ranked: Sequence[Mapping[str, Any]], normalize: str) -> Renderabl
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("choice", overflow="fold")
+    plain = normalize == "none"
+    table.add_column("choice", overflow="fold", min_width=12)
     table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    if plain:
+        table.add_column("", no_wrap=True)
     table.add_column(_SCORES[normalize], justify="right", no_wrap=True)
-    if normalize != "none":
+    if not plain:
         table.add_column("log-likelihood", justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
     for each in ranked:
-        cells = [f"{each['score']:.4f}"]
-        if normalize != "none":
-            cells.append(f"{each['logprob']:.4f}")
-        table.add_row(
-            Text(one_line(each["choice"])),
-            percent(each["probability"]),
-            Text(bar(each["probability"])),
-            *cells,
-            str(each["tokens"]),
-        )
+        score, probability = f"{each['score']:.4f}", each["probability"]
+        if plain:
+            cells: tuple[str | Text, ...] = (Text(bar(probability)), score)
+        else:
+            cells = (score, f"{each['logprob']:.4f}")
+        choice = Text(one_line(each["choice"]))
+        table.add_row(choice, percent(probability), *cells, str(each["tokens"]))
     return table

@@ -1,0 +1,82 @@
+"""llmcli rank as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from llmcli.cli.main import cli
+from llmcli.models.loader import load
+
+PROMPT = "The fox said to the crow:"
+CHOICES = ["give me the cheese", "nothing at all", "[/red] 東京"]
+
+
+def run(model: Path, *args: str, input: str | None = None, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, ["rank", "-m", str(model), "--threads", "1", *args], input)
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def loglikelihood(folder: Path, before: str, after: str) -> float:
+    model = load(str(folder))
+    first = model.tokenizer.ids(before)
+    ids = torch.tensor([first + model.tokenizer.ids(after)])
+    with torch.no_grad():
+        logprobs = torch.log_softmax(model.module(ids[:, :-1]).logits[0].double(), 1)
+    return float(logprobs[len(first) - 1 :].gather(1, ids[0, len(first) :, None]).sum())
+
+
+def test_json(tiny_gpt2: Path) -> None:
+    found: dict[str, Any] = json.loads(
+        run(tiny_gpt2, "--json", "--prompt", PROMPT, *CHOICES).stdout
+    )
+    expected = {choice: loglikelihood(tiny_gpt2, PROMPT, f" {choice}") for choice in CHOICES}
+    order = sorted(CHOICES, key=lambda choice: -expected[choice])
+    assert [each["choice"] for each in found["choices"]] == order
+    for each in found["choices"]:
+        assert each["logprob"] == pytest.approx(expected[each["choice"]], abs=1e-4)
+        assert CHOICES[each["index"]] == each["choice"]
+    assert sum(each["probability"] for each in found["choices"]) == pytest.approx(1)
+    assert found["normalize"] == "none"
+    assert found["model"] == str(tiny_gpt2)
+
+
+def test_table_shows_choices_as_they_are(tiny_gpt2: Path) -> None:
+    out = run(tiny_gpt2, "--prompt", PROMPT, "--normalize", "pmi", *CHOICES).stdout
+    for choice in CHOICES:
+        assert choice in out
+    assert "less unconditional" in out
+
+
+def test_quiet_is_the_first_choice(tiny_gpt2: Path) -> None:
+    found = json.loads(run(tiny_gpt2, "--json", "--prompt", PROMPT, *CHOICES).stdout)
+    out = run(tiny_gpt2, "-q", "--prompt", PROMPT, *CHOICES).stdout
+    assert out == found["choices"][0]["choice"] + "\n"
+
+
+def test_the_prompt_may_be_piped_in(tiny_gpt2: Path, tmp_path: Path) -> None:
+    named = run(tiny_gpt2, "--json", "--prompt", PROMPT, *CHOICES).stdout
+    assert run(tiny_gpt2, "--json", *CHOICES, input=PROMPT + "\n").stdout == named
+    file = tmp_path / "prompt.txt"
+    file.write_text(PROMPT + "\n", "utf-8")
+    assert run(tiny_gpt2, "--json", "-i", str(file), *CHOICES).stdout == named
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--prompt", PROMPT], "There is no choice"),
+        (["--prompt", PROMPT, "a", ""], "Choice 2 is empty"),
+        (["--prompt", PROMPT * 30, "a"], "tokens; the model takes 65"),
+    ],
+)
+def test_bad_input(tiny_gpt2: Path, args: list[str], message: str) -> None:
+    error = run(tiny_gpt2, *args, code=2).stderr
+    assert message in error
+    assert error.count("\n") == 1
