@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import sys
 from collections.abc import Mapping
@@ -198,14 +199,16 @@ def to_json(record: Mapping[str, object]) -> str:
 def restore_terminal() -> None:
     """Show the cursor and reset colours on whichever of stdout and stderr is a terminal.
 
-    Safe in a signal handler: it writes to the descriptor, past a buffer that may be in use.
+    Safe in a signal handler: it writes to the descriptor, past a buffer that may be in use, and
+    not to a terminal that takes nothing (stopped by Ctrl-S).
     """
     if os.environ.get("TERM") == "dumb":
         return
     for stream in (sys.stdout, sys.stderr):
         if _is_terminal(stream):
             with contextlib.suppress(OSError, ValueError):
-                os.write(stream.fileno(), b"\x1b[0m\x1b[?25h")
+                if select.select([], [stream], [], 0)[1]:
+                    os.write(stream.fileno(), b"\x1b[0m\x1b[?25h")
 
 
 def _stdout_failed(exc: OSError) -> StorageError:
