@@ -59,7 +59,7 @@ def _refused(result: Result, *words: str) -> None:
     ("data", "offset"),
     [(b"ab\xffcd", 2), (b"\xc3", 0), (b"a\xed\xa0\x80", 1), (b"\xf0\x9f\xa6", 0)],
 )
-def test_invalid_utf8_is_named_by_its_offset(
+def test_row_14_invalid_utf8_is_named_by_its_offset(
     call: Any, tmp_path: Path, command: str, data: bytes, offset: int
 ) -> None:
     _refused(call(command, "-", input=data), f"offset {offset}", "--errors replace")
@@ -69,14 +69,14 @@ def test_invalid_utf8_is_named_by_its_offset(
 
 
 @pytest.mark.parametrize("command", CALLS)
-def test_an_argument_that_is_not_utf8(call: Any, command: str) -> None:
+def test_row_15_an_argument_that_is_not_utf8(call: Any, command: str) -> None:
     # As Python hands over an argument with the byte 0xff in it.
     _refused(call(command, "ab\udcff"), "offset 2")
 
 
 @given(data=st.binary(min_size=1, max_size=40))
 @settings(max_examples=60, deadline=None)
-def test_any_bytes_are_encoded_or_refused(call: Any, data: bytes) -> None:
+def test_row_14_any_bytes_are_encoded_or_refused(call: Any, data: bytes) -> None:
     result = call("encode", input=data)
     try:
         data.decode("utf-8")
@@ -89,7 +89,7 @@ def test_any_bytes_are_encoded_or_refused(call: Any, data: bytes) -> None:
 @pytest.mark.parametrize(
     "record", [b'{"prompt": "\\ud800"}', b'{"prompt": "\xff"}', b"[" * 100_000, b'{"prompt": 1']
 )
-def test_a_bad_record_spoils_no_other(call: Any, record: bytes) -> None:
+def test_row_14_15_17_a_bad_record_spoils_no_other(call: Any, record: bytes) -> None:
     data = b"\n".join([b'{"id": 1, "prompt": "a"}', record, b'{"id": 2, "prompt": "b"}'])
     result = call("encode", "--jsonl", "--json", input=data)
     first, second, third = map(json.loads, result.stdout.splitlines())
@@ -102,7 +102,7 @@ def test_a_bad_record_spoils_no_other(call: Any, record: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"\0a\0", b"\xef\xbb\xbfa", b"a\r\nb\rc", b"no newline", b"\n"])
-def test_bytes_count_as_they_are_in_every_locale(
+def test_row_16_bytes_count_as_they_are_in_every_locale(
     tiny_gpt2: Path, clean_environment: dict[str, str], data: bytes
 ) -> None:
     expected = Tokenizer.from_folder(tiny_gpt2).ids(data.decode("utf-8"))
@@ -122,7 +122,9 @@ def test_bytes_count_as_they_are_in_every_locale(
 
 
 @pytest.mark.parametrize("data", [b"\0a\0the fox", b"\xef\xbb\xbfthe fox", b"the\r\nfox\r"])
-def test_score_counts_the_same_bytes_and_tokens(call: Any, tiny_gpt2: Path, data: bytes) -> None:
+def test_row_16_score_counts_the_same_bytes_and_tokens(
+    call: Any, tiny_gpt2: Path, data: bytes
+) -> None:
     result = call("score", "--json", input=data)
     record = json.loads(result.stdout.splitlines()[0])
     assert record["bytes"] == len(data)
@@ -131,17 +133,19 @@ def test_score_counts_the_same_bytes_and_tokens(call: Any, tiny_gpt2: Path, data
 
 
 @pytest.mark.parametrize("command", ["generate", "score"])
-def test_an_empty_text_is_refused_with_the_way_out(call: Any, command: str) -> None:
+def test_row_18_an_empty_text_is_refused_with_the_way_out(call: Any, command: str) -> None:
     _refused(call(command, ""))
     _refused(call(command, "-", input=b""))
 
 
-def test_encode_of_nothing_is_nothing(call: Any) -> None:
+def test_row_18_encode_of_nothing_is_nothing(call: Any) -> None:
     assert call("encode", "--count", "").stdout == "0\n"
     assert call("decode", input=b"").stdout_bytes == b""
 
 
-def test_a_prompt_longer_than_the_context_states_both_numbers(call: Any, tiny_gpt2: Path) -> None:
+def test_row_19_a_prompt_longer_than_the_context_states_both_numbers(
+    call: Any, tiny_gpt2: Path
+) -> None:
     text = "the fox" + " the fox" * 99
     count = len(Tokenizer.from_folder(tiny_gpt2).ids(text))
     _refused(call("generate", text), str(count), "64")
@@ -149,7 +153,7 @@ def test_a_prompt_longer_than_the_context_states_both_numbers(call: Any, tiny_gp
 
 @given(text=st.sampled_from(["<|endoftext|>", "a<|endoftext|>b", "<|endoftext|><|endoftext|>"]))
 @settings(max_examples=3, deadline=None)
-def test_control_tokens_in_a_text_are_text(call: Any, tiny_gpt2: Path, text: str) -> None:
+def test_row_26_control_tokens_in_a_text_are_text(call: Any, tiny_gpt2: Path, text: str) -> None:
     ids = Tokenizer.from_folder(tiny_gpt2).ids(text)
     assert len(ids) > text.count("<|")
     assert call("encode", "--count", text).stdout == f"{len(ids)}\n"
@@ -163,7 +167,7 @@ def test_control_tokens_in_a_text_are_text(call: Any, tiny_gpt2: Path, text: str
 
 
 @pytest.mark.parametrize("source", ["yes 'the fox and the river'", "cat /dev/zero"])
-def test_memory_stays_flat(small_folder: Path, source: str) -> None:
+def test_row_24_memory_stays_flat(small_folder: Path, source: str) -> None:
     """6 MB through a pipe; encoding that much at once takes most of a gigabyte."""
     script = (
         "import resource, subprocess, sys\n"
@@ -181,7 +185,7 @@ def test_memory_stays_flat(small_folder: Path, source: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--lines", "--jsonl"])
-def test_a_line_without_end_is_an_error_record(
+def test_row_17_a_line_without_end_is_an_error_record(
     call: Any, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
     from llmcli.terminal import records
@@ -228,7 +232,9 @@ def _is_harmless(shown: bytes) -> bool:
     return not any(control in text for control in raw) and "[/red]" in text.replace("│", "")
 
 
-def test_tokens_and_text_are_escaped_on_a_terminal(small_folder: Path, tmp_path: Path) -> None:
+def test_row_27_28_tokens_and_text_are_escaped_on_a_terminal(
+    small_folder: Path, tmp_path: Path
+) -> None:
     model = ["-m", str(small_folder), "--color", "never"]
     ids = map(str, Tokenizer.from_folder(small_folder).ids(HOSTILE))
     path = tmp_path / "text"
@@ -238,7 +244,7 @@ def test_tokens_and_text_are_escaped_on_a_terminal(small_folder: Path, tmp_path:
     assert _is_harmless(_on_terminal("decode", *model, *ids))
 
 
-def test_names_of_files_and_models_are_escaped(small_folder: Path) -> None:
+def test_row_29_names_of_files_and_models_are_escaped(small_folder: Path) -> None:
     name = f"{HOSTILE}.txt".replace("/", "|")
     shown = _on_terminal("encode", "--color", "never", "-m", str(small_folder), "-i", name)
     assert _is_harmless(shown.replace(b"[|red]", b"[/red]"))
@@ -246,7 +252,7 @@ def test_names_of_files_and_models_are_escaped(small_folder: Path) -> None:
     assert not any(control in shown for control in (b"\x1b]", b"\x07", b"\x1b[2J"))
 
 
-def test_through_a_pipe_the_bytes_are_exact(call: Any) -> None:
+def test_row_25_27_through_a_pipe_the_bytes_are_exact(call: Any) -> None:
     ids = call("encode", input=HOSTILE.encode("utf-8")).stdout_bytes
     assert call("decode", input=ids).stdout_bytes == HOSTILE.encode("utf-8")
     short = call("encode", "--max-tokens", "1000", input=HOSTILE.encode("utf-8"))
