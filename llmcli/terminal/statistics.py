@@ -7,8 +7,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmcli.engine.params import TokenEvent
+
+if TYPE_CHECKING:
+    from llmcli.engine.draft_stats import DraftStats
 
 
 @dataclass
@@ -20,12 +24,14 @@ class GenerationStats:
         tokens: How many were drawn.
         first: Seconds from the start to the first token.
         total: Seconds from the start to the last.
+        draft: What a draft proposed and the model took, where there was one.
     """
 
     prompt_tokens: int
     tokens: int = 0
     first: float = 0.0
     total: float = 0.0
+    draft: DraftStats | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     def watch(self, events: Iterable[TokenEvent]) -> Iterator[TokenEvent]:
@@ -46,6 +52,8 @@ class GenerationStats:
             f"first token after {self.first:.2f} s, loaded in {sum(timings.values()):.2f} s, "
             f"peak memory {peak_memory() / 1e6:.0f} MB"
         )
+        if self.draft is not None:
+            line += f", draft: {self.draft.accepted} of {self.draft.proposed} tokens taken"
         steps = [f"  {step}: {seconds:.2f} s" for step, seconds in timings.items()]
         return "\n".join([line, *(steps if detailed else [])])
 
