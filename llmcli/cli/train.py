@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ from click.core import ParameterSource
 
 from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.options import ResolveOptions, output_options, resolve_options
-from llmcli.errors import InvalidInput
+from llmcli.errors import InvalidInput, LlmcliError
 from llmcli.terminal.console import Console
 from llmcli.training.settings import (
     Adapter,
@@ -167,9 +168,10 @@ def train(
     named = _named_model()
     if options["lora"] and not named:
         raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
+    _require("accelerate")
     alone = processes == 1 or under_launcher()
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
-        from llmcli.training.run import Run
+        from llmcli.training.plan import Run
 
         run = Run(
             sources=text,
@@ -183,6 +185,13 @@ def train(
             command=shlex.join(["llmcli", *sys.argv[1:]]),
         )
         _train(run, console)
+
+
+def _require(library: str) -> None:
+    if importlib.util.find_spec(library) is None:
+        raise LlmcliError(
+            f"Training needs the {library} library.", "Install it: pip install 'llmcli[train]'."
+        )
 
 
 def _settings(options: dict[str, Any]) -> tuple[ModelShape, TrainSettings]:
@@ -221,10 +230,10 @@ def _unescaped(text: str | None) -> str | None:
 
 def _train(run: Any, console: Console) -> None:
     from llmcli.terminal.training import TrainingView
+    from llmcli.training.launch import is_first_process
     from llmcli.training.run import train as train_model
 
-    main = int(_environment("RANK", "0")) == 0
-    console.quiet = console.quiet or not main
+    console.quiet = console.quiet or not is_first_process()
     with InterruptFlag() as interrupted, TrainingView(console).shown() as view:
         result = train_model(run, report=view, notify=console.info, interrupted=interrupted)
     if interrupted.set:
@@ -232,12 +241,6 @@ def _train(run: Any, console: Console) -> None:
         raise KeyboardInterrupt
     if result is not None:
         _show(result, console)
-
-
-def _environment(name: str, default: str) -> str:
-    import os
-
-    return os.environ.get(name, default)
 
 
 def _show(result: Result, console: Console) -> None:

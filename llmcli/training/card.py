@@ -98,7 +98,7 @@ def _figures(facts: CardFacts) -> str:
     return f"""\
 ## Figures
 
-On the held-out text, with the weights as they are stored:
+On the held-out text, with the weights as they are stored, computed in float32:
 
 | | |
 | --- | --- |

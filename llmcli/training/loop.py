@@ -165,11 +165,14 @@ class LanguageTrainer(Trainer):
         return metrics
 
     @torch.no_grad()
-    def quick_likelihood(self, *, together: bool = True) -> Likelihood | None:
+    def quick_likelihood(
+        self, *, together: bool = True, precision: str | None = None
+    ) -> Likelihood | None:
         """Return the likelihood of part of the held-out tokens; None where there are none.
 
         Args:
             together: Every process takes a share and gets the result of all.
+            precision: Of the computation; the run's if None.
         """
         if self.validation is None:
             return None
@@ -182,7 +185,8 @@ class LanguageTrainer(Trainer):
             else self.validation
         )
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        with torch.compiler.set_stance("force_eager"), self.compute_loss_context_manager():
+        context = autocast(precision or self.precision, self.args.device)
+        with torch.compiler.set_stance("force_eager"), context:
             for row in torch.split(rows.to(self.args.device), 1):
                 total[0] += token_losses(self.module, row).double().sum()
                 total[1] += row.numel() - len(row)

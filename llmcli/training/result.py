@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from llmcli.training.card import CardFacts, model_card, versions
 from llmcli.training.curve import save_picture
 from llmcli.training.data import Data
 from llmcli.training.evaluation import Likelihood, exact_likelihood
-from llmcli.training.loop import LanguageTrainer, autocast
+from llmcli.training.loop import LanguageTrainer
 from llmcli.training.metrics import read_metrics
-from llmcli.training.run import METRICS, Run
+from llmcli.training.plan import METRICS, Run
 from llmcli.training.settings import ModelShape
 from llmcli.training.store import (
     choose_precision,
@@ -141,7 +141,8 @@ def _trained(run: Run, trainer: LanguageTrainer) -> PreTrainedModel:
 
 
 def _quick_loss(trainer: LanguageTrainer) -> float:
-    likelihood = trainer.quick_likelihood(together=False)
+    # In bfloat16 arithmetic every stored precision would look like bfloat16.
+    likelihood = trainer.quick_likelihood(together=False, precision="float32")
     return likelihood.loss if likelihood is not None else 0.0
 
 
@@ -157,7 +158,7 @@ def _exact(
             data.validation_ids,
             context=run.context,
             end_of_text=data.end_of_text,
-            autocast=autocast(trainer.precision, trainer.args.device),
+            autocast=nullcontext(),
             device=trainer.args.device,
         )
 
@@ -224,6 +225,6 @@ def _facts(
 def _sources(sources: Sequence[str]) -> str | None:
     """Return the list of works that a corpus folder brings along as ``SOURCES.md``."""
     for source in sources:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
+        with suppress(OSError, UnicodeDecodeError):
             return (Path(source) / "SOURCES.md").read_text(encoding="utf-8")
     return None

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +13,8 @@ import transformers
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
-from llmcli.errors import InvalidInput, OutOfMemory, is_out_of_memory
-from llmcli.files import atomic_write
-from llmcli.training.data import Data, load_data, prepare_data
+from llmcli.errors import OutOfMemory, is_out_of_memory
+from llmcli.training.data import Data, load_data
 from llmcli.training.launch import LostProcess
 from llmcli.training.loop import LanguageTrainer
 from llmcli.training.memory import keep_freed_memory
@@ -31,72 +27,16 @@ from llmcli.training.model import (
     training_precision,
 )
 from llmcli.training.pace import Pace, last_checkpoint
+from llmcli.training.plan import METRICS, Run, make_blocks, prepare
 from llmcli.training.sample import Sampler
 from llmcli.training.schedule import Progress
-from llmcli.training.settings import ModelShape, TrainSettings
+from llmcli.training.settings import TrainSettings
 from llmcli.training.tokens import Blocks
 
 if TYPE_CHECKING:
-    from llmcli.models.language_model import LanguageModel
     from llmcli.training.result import Result
 
-WORK = "training"
-METRICS = "metrics.jsonl"
-_RUN = "run.json"
 _ENDLESS = 10_000_000  # steps of a run that only the clock ends
-_MAY_CHANGE = {"max_steps", "max_time", "epochs", "evaluate_every", "save_every", "store"}
-_MAY_CHANGE |= {"early_stopping", "precision", "compile", "gradient_checkpointing", "sample_prompt"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What to train, on what, and where to.
-
-    Attributes:
-        sources: Files, folders, ``-``.
-        output: The folder that becomes the model.
-        settings: How.
-        shape: Of a new model; of a given one only the context matters.
-        base: The model to train further; None for a new one.
-        split_on: As in :func:`llmcli.training.corpus.read_documents`.
-        resume: Go on from the last checkpoint in ``output``.
-        overwrite: ``output`` may hold something already.
-        command: What the model card says made it.
-    """
-
-    sources: Sequence[str]
-    output: Path
-    settings: TrainSettings
-    shape: ModelShape
-    base: LanguageModel | None = None
-    split_on: str | None = None
-    resume: bool = False
-    overwrite: bool = False
-    command: str = ""
-
-    @property
-    def work(self) -> Path:
-        """Where tokens and checkpoints are until the end."""
-        return self.output / WORK
-
-    @property
-    def context(self) -> int:
-        """Tokens of a sequence."""
-        if self.base is None:
-            return self.shape.n_positions
-        return min(self.shape.n_positions, self.base.n_positions)
-
-    def identity(self, processes: int) -> dict[str, Any]:
-        """Return what must be the same when the run is resumed."""
-        settings = {k: v for k, v in asdict(self.settings).items() if k not in _MAY_CHANGE}
-        return {
-            "settings": settings,
-            "shape": asdict(self.shape),
-            "base": self.base.name if self.base else None,
-            "sources": list(self.sources),
-            "split_on": self.split_on,
-            "processes": processes,
-        }
 
 
 def train(
@@ -127,7 +67,7 @@ def train(
     with _quiet_transformers(), _foreign_errors():
         state = PartialState(cpu=not torch.cuda.is_available())
         if state.is_main_process:
-            _prepare(run, state.num_processes)
+            prepare(run, state.num_processes)
         state.wait_for_everyone()
         data = load_data(run.work)
         if state.is_main_process:
@@ -148,76 +88,12 @@ def train(
         return finish(run, data, trainer, processes=state.num_processes, notify=notify)
 
 
-def _prepare(run: Run, processes: int) -> None:
-    """Check the folder and fill it with tokens, in the first process."""
-    identity = json.loads(json.dumps(run.identity(processes)))
-    if run.resume:
-        data = load_data(run.work)
-        before = json.loads((run.work / _RUN).read_text(encoding="utf-8"))
-        changed = sorted(
-            name
-            for part in ("settings", "shape")
-            for name in identity[part]
-            if identity[part][name] != before[part].get(name)
-        ) + sorted(
-            k for k in ("base", "sources", "split_on", "processes") if identity[k] != before[k]
-        )
-        if changed:
-            raise InvalidInput(
-                f"The run in {run.output} was started with other values of {', '.join(changed)}.",
-                "Resume it with the same command, or start another with --overwrite.",
-            )
-        del data
-        return
-    if run.output.exists() and not run.output.is_dir():
-        raise InvalidInput(f"{run.output} is not a folder.", "Choose another --output.")
-    if run.output.is_dir() and any(run.output.iterdir()) and not run.overwrite:
-        raise InvalidInput(
-            f"{run.output} is not empty.",
-            "Choose another --output, go on with --resume, or replace it with --overwrite.",
-        )
-    shutil.rmtree(run.work, ignore_errors=True)
-    run.work.mkdir(parents=True)
-    base = None
-    if run.base is not None:
-        end_of_text = run.base.tokenizer.eos_id
-        if end_of_text is None:
-            raise InvalidInput(
-                f"{run.base.name} has no end-of-text token to separate documents.",
-                "Choose another model.",
-            )
-        base = run.base.tokenizer, end_of_text
-    data = prepare_data(
-        run.sources,
-        run.work,
-        settings=run.settings,
-        vocab_size=run.shape.vocab_size,
-        base=base,
-        split_on=run.split_on,
-    )
-    _blocks(run, data, processes)  # too short a corpus is found before a model is built
-    with atomic_write(run.work / _RUN) as out:
-        out.write(json.dumps(identity).encode())
-    with atomic_write(run.output / METRICS):
-        pass
-
-
-def _blocks(run: Run, data: Data, processes: int) -> Blocks:
-    settings = run.settings
-    return Blocks(
-        data.train_ids,
-        context=run.context,
-        blocks_per_step=settings.batch_size * settings.gradient_accumulation_steps * processes,
-        seed=settings.seed,
-    )
-
-
 def _trainer(
     run: Run, data: Data, *, report: Report, interrupted: Callable[[], bool]
 ) -> LanguageTrainer:
     state, settings = PartialState(), run.settings
     torch.manual_seed(settings.seed)
-    blocks = _blocks(run, data, state.num_processes)
+    blocks = make_blocks(run, data, state.num_processes)
     progress = Progress(max_steps=_max_steps(settings, blocks), max_time=settings.max_time)
     checkpoint = last_checkpoint(run.work / "checkpoints") if run.resume else None
     if checkpoint is not None:

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
+
+from llmcli.cli.main import cli
 
 SIZE = [
     *("--vocab-size", "300", "--layers", "1", "--heads", "2", "--width", "32"),
@@ -211,13 +214,13 @@ def test_bad_calls(tmp_path: Path, number: int) -> None:
     calls = bad_calls(tmp_path)
     assert len(calls) == 14
     arguments, code, says = calls[number]
-    done = run(*arguments, "-o", str(tmp_path / "model"))
-    error = done.stderr.decode()
-    assert done.returncode == code, error
-    assert says in error
-    assert error.count("\n") == 1
-    assert error.startswith("Error: ")
-    assert done.stdout == b""
+    done = CliRunner().invoke(cli, ["train", *arguments, "-o", str(tmp_path / "model")])
+    assert done.exit_code == code, done.stderr
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stdout == ""
+    assert not (tmp_path / "model" / "config.json").exists()
 
 
 def test_help_loads_nothing_heavy() -> None:

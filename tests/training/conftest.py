@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.training.run import Run
+from llmcli.training.plan import Run
 from llmcli.training.settings import ModelShape, TrainSettings
 
 _WHO = ("the fox", "a crow", "the old king", "three brothers", "the little mermaid", "a wolf")

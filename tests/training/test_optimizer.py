@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -38,7 +39,8 @@ def test_matrices_go_to_muon_and_the_rest_to_adamw() -> None:
         step(ours, optimizer)
         tokens = torch.arange(16)[None]
         theirs(input_ids=tokens, labels=tokens).loss.backward()
-        for each in (muon, adamw):
+        optimizers: list[Any] = [muon, adamw]
+        for each in optimizers:
             each.step()
             each.zero_grad()
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):

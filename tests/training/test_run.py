@@ -50,7 +50,7 @@ def test_it_learns(trained: tuple[Path, Any]) -> None:
 
 def test_any_transformers_program_loads_it(trained: tuple[Path, Any]) -> None:
     folder, result = trained
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.config.n_positions == 32
     assert model.config.use_cache
