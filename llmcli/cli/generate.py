@@ -19,13 +19,14 @@ from llmcli.cli.options import (
     output_options,
 )
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
-from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput
 from llmcli.models.continuation import check_combination
 from llmcli.terminal.console import Console, to_json
 from llmcli.terminal.prompts import read_prompt
 
 if TYPE_CHECKING:
+    from llmcli.engine.speculative import Draft
     from llmcli.models.continuation import Continuation
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -50,6 +51,7 @@ class GenerateOptions:
     stats: bool
     keep_newline: bool
     output: str | None
+    draft: str | None
 
     def given(self) -> dict[str, Any]:
         """Return what was set, by SamplingParams' names."""
@@ -77,6 +79,11 @@ class GenerateOptions:
     type=Ranged(int),
     metavar="K",
     help="Log-probabilities and the K most likely tokens in JSON; tints on a terminal.",
+)
+@click.option(
+    "--draft",
+    metavar="ngram|int8|MODEL",
+    help="Let something faster guess ahead; the text stays the same.",
 )
 @click.option("--heal", is_flag=True, help="Let the model re-divide the prompt's last token.")
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
@@ -121,6 +128,8 @@ def generate(
     given = {**sampling.given(), **options.given()}
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
+    if options.draft and options.num_beams:
+        raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     if options.output is not None:
         existing_parent(options.output, inputs=inputs.files)
     text = read_prompt(
@@ -141,6 +150,12 @@ def generate(
         )
     run = _Run(model.load(console), text, options, console)
     run.settle({**given, "bias_texts": sampling.logit_bias})
+    if options.draft:
+        from llmcli.models.drafting import make_draft
+
+        run.draft = make_draft(
+            options.draft, run.model, lambda name: model.load(console, model=name)
+        )
     if run.write():
         raise SystemExit(INTERRUPTED)
 
@@ -153,6 +168,7 @@ class _Run:
     text: str
     options: GenerateOptions
     console: Console
+    draft: Draft | None = None
 
     def settle(self, given: dict[str, Any]) -> None:
         """Work out the settings in force."""
@@ -167,6 +183,7 @@ class _Run:
         from llmcli.terminal.statistics import GenerationStats
 
         interrupted = InterruptFlag()
+        draft_stats = DraftStats() if self.draft else None
         continuation = continue_text(
             self.model,
             self.text,
@@ -175,8 +192,10 @@ class _Run:
             heal=self.options.heal,
             special=self.options.special,
             should_stop=interrupted,
+            draft=self.draft,
+            draft_stats=draft_stats,
         )
-        stats = GenerationStats(prompt_tokens=continuation.prompt_tokens)
+        stats = GenerationStats(prompt_tokens=continuation.prompt_tokens, draft=draft_stats)
         events = stats.watch(continuation.events)
         with interrupted:
             if self.console.json_output:

@@ -162,3 +162,11 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     stop: str | None = None
     dropped_tokens: int = 0
+
+
+@dataclass(slots=True)
+class DraftStats:
+    """How many tokens a draft proposed, and how many of them the model took."""
+
+    proposed: int = 0
+    accepted: int = 0

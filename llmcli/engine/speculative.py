@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.engine.sampling import draw, filter_logits, most_likely
 
 # The most tokens that are proposed at once.
@@ -50,14 +49,6 @@ class Draft(Protocol):
             generator: A copy of the generator that they are drawn with.
         """
         ...
-
-
-@dataclass(slots=True)
-class DraftStats:
-    """How many tokens were proposed, and how many of them the model took."""
-
-    proposed: int = 0
-    accepted: int = 0
 
 
 class NgramDraft:

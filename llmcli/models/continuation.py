@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
+    from llmcli.engine.speculative import Draft
     from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -193,6 +194,8 @@ def continue_text(
     heal: bool = False,
     special: SpecialTokens = "text",
     should_stop: Callable[[], bool] = bool,
+    draft: Draft | None = None,
+    draft_stats: DraftStats | None = None,
 ) -> Continuation:
     """Encode a text, cut it to the context, load the model, and be ready to continue.
 
@@ -216,6 +219,8 @@ def continue_text(
             token_bytes=model.tokenizer.token_bytes,
             eos_ids=model.eos_ids,
             should_stop=should_stop,
+            draft=draft,
+            draft_stats=draft_stats,
         )
     return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
 

@@ -7,12 +7,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from llmcli.engine.params import TokenEvent
-
-if TYPE_CHECKING:
-    from llmcli.engine.draft_stats import DraftStats
+from llmcli.engine.params import DraftStats, TokenEvent
 
 
 @dataclass

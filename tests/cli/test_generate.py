@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import RunLlmcli
 
 from llmcli._version import __version__
 from llmcli.cli.main import cli
@@ -234,3 +236,28 @@ def test_defaults_come_from_the_model(tiny_gpt2: Path, tmp_path: Path) -> None:
     config.write_text(json.dumps({"temperature": -1}))
     result = generate(PROMPT, code=1)
     assert "generation_config.json is invalid: temperature is -1." in result.stderr
+
+
+@pytest.mark.parametrize("draft", ["ngram", "int8", "the model"])
+def test_a_draft_changes_no_text(run_llmcli: RunLlmcli, tiny_gpt2: Path, draft: str) -> None:
+    model = str(tiny_gpt2)
+    call = ("generate", "-m", model, "-n", "30", "--seed", "3", "the fox the fox the fox")
+    plain = run_llmcli(*call)
+    name = model if draft == "the model" else draft
+    drafted = run_llmcli(*call, "--draft", name, "--stats")
+    assert drafted.stdout == plain.stdout != b""
+    assert b" tokens taken" in drafted.stderr
+
+
+def test_a_draft_with_another_vocabulary_is_refused(
+    run_llmcli: RunLlmcli, tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(tiny_gpt2, tmp_path / "other"))
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[5:7]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = run_llmcli("generate", "-m", str(tiny_gpt2), "--draft", str(other), "the fox")
+    assert result.returncode == 2
+    assert b"another vocabulary" in result.stderr

@@ -15,12 +15,11 @@ from torch import Tensor
 from llmcli.engine.generation import generate
 from llmcli.engine.gpt2 import GPT2Decoder
 from llmcli.engine.gpt2_weights import GPT2Weights
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.engine.sampling import filter_logits
 from llmcli.engine.speculative import (
     LONGEST,
     Draft,
-    DraftStats,
     ModelDraft,
     NgramDraft,
     Speculation,
