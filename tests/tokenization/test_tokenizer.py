@@ -212,10 +212,45 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scratch")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BAAAAAAAAAA="}},
+        {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+        {"decoder": {"type": "Strip", "content": "a", "start": 2**64 - 1, "stop": 2**64 - 1}},
+    ],
+)
+def test_row_34_a_panic_in_the_library_is_an_error_and_says_nothing_itself(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], change: dict[str, object]
+) -> None:
+    model = {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}
+    state = {"version": "1.0", "model": model, **change}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
+    with pytest.raises(CorruptModel) as caught:
+        Tokenizer.from_folder(tmp_path)
+    assert type(caught.value.__cause__).__name__ == "PanicException"
+    assert "tokenizer.json" in caught.value.message
+    assert capfd.readouterr().err == ""
+
+
+def test_a_panic_in_use_is_an_error(tmp_path: Path) -> None:
+    template = {"type": "TemplateProcessing", "pair": [], "special_tokens": {}}
+    state = {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "post_processor": {**template, "single": [{"SpecialToken": {"id": "X", "type_id": 0}}]},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
+    with pytest.raises(CorruptModel, match="no entry"):
+        _ = Tokenizer.from_folder(tmp_path).adds_bos
+
+
 def test_a_failure_in_use_names_the_folder(tmp_path: Path) -> None:
     state = {"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "x"}}
+    state["pre_tokenizer"] = {"type": "CharDelimiterSplit", "delimiter": " "}
     (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
     tokenizer = Tokenizer.from_folder(tmp_path)
+    assert tokenizer.ids("a") == [0]
     with pytest.raises(CorruptModel, match="UNK"):
         tokenizer.ids("b")
 
