@@ -15,7 +15,7 @@ _SCORES = {
     "none": "log-likelihood",
     "tokens": "per token",
     "bytes": "per byte",
-    "pmi": "less unconditional",
+    "pmi": "PMI",
 }
 
 

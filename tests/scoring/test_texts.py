@@ -53,6 +53,16 @@ class Model:
             logits = self.module(torch.tensor([ids[:-1]])).logits[0]
         return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:]), reduction="none")
 
+    def sliding(self, ids: list[int], stride: int) -> list[float]:
+        """The same where windows begin at multiples of the stride, each token in its first."""
+        found: list[float] = []
+        for begin in range(0, len(ids), stride):
+            window = self.nll(ids[begin : begin + 65]).tolist()
+            found += window[len(found) - begin :]
+            if len(found) == len(ids) - 1:
+                break
+        return found
+
 
 @pytest.fixture(scope="module")
 def model(tiny_gpt2: Path) -> Model:
@@ -62,12 +72,7 @@ def model(tiny_gpt2: Path) -> Model:
 @pytest.mark.parametrize("stride", [None, 1, 17, 63])
 def test_default(model: Model, stride: int | None) -> None:
     ids = [BOS, *model.tokenizer.ids(TEXT)]
-    step = stride or 32
-    nlls = []
-    for index in range(1, len(ids)):
-        # The first window that reaches this token.
-        begin = max(0, math.ceil((index - 64) / step)) * step
-        nlls.append(model.nll(ids[begin : index + 1])[-1].item())
+    nlls = model.sliding(ids, stride or 32)
     score = model.score(TEXT, stride=stride)
     assert score.tokens == len(ids) - 1
     assert score.nll == pytest.approx(math.fsum(nlls), rel=1e-5)
@@ -194,10 +199,7 @@ def test_a_prompt_is_encoded_with_the_text_and_not_counted(
     before, after = split_pair(model.tokenizer, prompt, text)
     assert before + after == model.tokenizer.ids(prompt + text)
     ids = [BOS, *before, *after]
-    nlls = []
-    for index in range(1 + len(before), len(ids)):
-        begin = max(0, math.ceil((index - 64) / 32)) * 32
-        nlls.append(model.nll(ids[begin : index + 1])[-1].item())
+    nlls = model.sliding(ids, 32)[len(before) :]
     score = model.score(text, prompt=prompt)
     assert score.tokens == len(after)
     assert score.nll == pytest.approx(math.fsum(nlls), rel=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +36,13 @@ def scorer(folder: Path, likelihood: Likelihood, tokenizer: Tokenizer | None = N
 
 def distributions(module: Any, ids: list[int]) -> torch.Tensor:
     """Log-probabilities at every token of a text, each in the window that scores it."""
-    rows = []
-    for index in range(1, len(ids)):
-        begin = max(0, math.ceil((index - 64) / 32)) * 32
+    rows: list[torch.Tensor] = []
+    for begin in range(0, len(ids), 32):
         with torch.no_grad():
-            logits = module(torch.tensor([ids[begin:index]])).logits[0, -1]
-        rows.append(torch.log_softmax(logits.double(), 0))
+            logits = module(torch.tensor([ids[begin : begin + 65][:-1]])).logits[0]
+        rows += torch.log_softmax(logits.double(), 1)[len(rows) - begin :]
+        if len(rows) == len(ids) - 1:
+            break
     return torch.stack(rows)
 
 
