@@ -3,7 +3,7 @@
     python benchmarks/score_conventions.py --model FOLDER --text FILE \
         [--lm-eval PYTHON] [--llama-perplexity PATH --gguf-python PYTHON]
 
-FOLDER is a GPT-2 model as save_pretrained writes it. PYTHON for --lm-eval has the lm_eval package,
+FOLDER is a GPT-2 model as save_pretrained writes it. PYTHON for --lm-eval has lm_eval[hf],
 that for --gguf-python has gguf, with which the same weights are written as float32 GGUF. The
 Hugging Face guide's loop runs here, over transformers' own loss.
 """
