@@ -41,6 +41,7 @@ def download(
     *,
     need: Need,
     timeout: float,
+    first_byte: float | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     thorough: bool = False,
@@ -52,7 +53,8 @@ def download(
     Args:
         reference: A Hub id and perhaps a revision, checked.
         need: ``"tokenizer"`` or ``"model"``.
-        timeout: Seconds to the first byte of a file, and the longest silence after it.
+        timeout: The longest silence in seconds.
+        first_byte: Seconds to the first byte of a file; None is ``timeout``.
         allow_pickle: Whether pickled weights will do where there are no others.
         trust_remote_code: Whether to fetch the repository's Python files, too.
         thorough: Hash the files that are in the cache already.
@@ -75,6 +77,7 @@ def download(
     return supervise(
         work,
         timeout=timeout,
+        first_byte=timeout if first_byte is None else first_byte,
         where=f"The Hub ({read_endpoint(None).url})",
         progress=progress,
         notify=notify,

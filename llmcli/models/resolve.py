@@ -171,6 +171,7 @@ class _Wishes:
     offline: bool
     refresh: bool
     timeout: float
+    first_byte: float | None = None
     allow_pickle: bool
     trust_remote_code: bool
     notify: Notify
@@ -219,6 +220,7 @@ def _resolve_hub(reference: ModelReference, wishes: _Wishes) -> ResolvedModel:
             reference,
             need=wishes.need,
             timeout=wishes.timeout,
+            first_byte=wishes.first_byte,
             allow_pickle=wishes.allow_pickle,
             trust_remote_code=wishes.trust_remote_code,
             thorough=wishes.refresh,
@@ -236,7 +238,7 @@ def _resolve_default(revision: str | None, wishes: _Wishes) -> ResolvedModel:
     reference = parse_reference(DEFAULT_MODEL, revision)
     try:
         return _resolve_hub(
-            reference, replace(wishes, timeout=min(wishes.timeout, _FALLBACK_SECONDS))
+            reference, replace(wishes, first_byte=min(wishes.timeout, _FALLBACK_SECONDS))
         )
     except (HubUnreachable, OfflineMiss, ModelNotFound, AccessDenied) as error:
         bundled = bundled_models()

@@ -30,15 +30,16 @@ class Cancelled(BaseException):
 class Patience:
     """How long to wait on: a bucket of seconds that time drains and bytes refill.
 
-    It starts full with ``timeout`` seconds and never holds more. Before the first byte of a
-    file, nothing refills it: that is the deadline for the first byte. From then on a second
-    comes back for every `SLOWEST` bytes: a silence of ``timeout`` seconds ends the wait, and so
-    does, a little later, a server that trickles.
+    It starts with ``first_byte`` seconds and never holds more than ``timeout``. Before the first
+    byte of a file, nothing refills it: that is the deadline for the first byte. From then on a
+    second comes back for every `SLOWEST` bytes: a silence of ``timeout`` seconds ends the wait,
+    and so does, a little later, a server that trickles.
     """
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, first_byte: float) -> None:
         self.timeout = timeout
-        self._deadline = time.monotonic() + timeout
+        self.limit = first_byte
+        self._deadline = time.monotonic() + first_byte
         self._paused_at: float | None = None
 
     def remaining(self) -> float | None:
@@ -52,6 +53,7 @@ class Patience:
 
     def restart(self) -> None:
         """Start over: a file is complete."""
+        self.limit = self.timeout
         self._deadline = time.monotonic() + self.timeout
 
     def pause(self) -> None:
@@ -146,6 +148,7 @@ def supervise(
     work: Callable[[Reporter], T],
     *,
     timeout: float,
+    first_byte: float,
     where: str,
     progress: Progress | None,
     notify: Notify,
@@ -154,7 +157,8 @@ def supervise(
 
     Args:
         work: Gets a `Reporter`; what it raises is raised here.
-        timeout: Seconds to the first byte of a file, and the longest silence after it.
+        timeout: The longest silence in seconds.
+        first_byte: Seconds to the first byte of a file.
         where: What is waited for, for the message.
         progress: Called in this thread.
         notify: Called in this thread.
@@ -171,7 +175,7 @@ def supervise(
         except BaseException as error:  # whatever it is, it belongs to the thread that waits
             channel.finish(error=error)
 
-    patience = Patience(timeout)
+    patience = Patience(timeout, first_byte)
     threading.Thread(target=run, name="llmcli-download", daemon=True).start()
     try:
         while not channel.done:
@@ -193,7 +197,7 @@ def _next_news(channel: Channel[T], patience: Patience, where: str) -> Callable[
         return channel.news.get_nowait()
     except Empty:
         raise HubUnreachable(
-            f"{where} sends nothing, or too slowly: gave up after {patience.timeout:g} seconds.",
+            f"{where} sends nothing, or too slowly: gave up after {patience.limit:g} seconds.",
             "Check the network, give more time with --timeout, or use a model that is on this "
             "machine (llmcli models list).",
         ) from None
