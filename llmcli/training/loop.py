@@ -185,9 +185,10 @@ class LanguageTrainer(Trainer):
             else self.validation
         )
         total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        at_once = max(1, 1024 // self.blocks.context)
         context = autocast(precision or self.precision, self.args.device)
         with torch.compiler.set_stance("force_eager"), context:
-            for row in torch.split(rows.to(self.args.device), 1):
+            for row in torch.split(rows.to(self.args.device), at_once):
                 total[0] += token_losses(self.module, row).double().sum()
                 total[1] += row.numel() - len(row)
         self.module.train()

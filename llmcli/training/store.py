@@ -141,9 +141,11 @@ def install(staged: Path, output: Path) -> None:
     Raises:
         StorageError: a file cannot be moved.
     """
+    umask = os.umask(0)
+    os.umask(umask)
     try:
         for path in staged.iterdir():
-            path.chmod((staged / _LAST).stat().st_mode & 0o777)  # safetensors writes for one user
+            path.chmod(0o666 & ~umask)  # safetensors writes for one user alone
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         (output / _LAST).unlink(missing_ok=True)

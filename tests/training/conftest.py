@@ -48,6 +48,7 @@ def tiny_run(tales: Path, output: Path, **changes: Any) -> Run:
         "validation": 0.1,
         "evaluate_every": 1e6,
         "save_every": 1e6,
+        "validation_tokens": 1024,
         "precision": "float32",
         **changes,
     }

@@ -31,7 +31,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 def trained(tales: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     output = tmp_path_factory.mktemp("run") / "model"
     records: list[dict[str, Any]] = []
-    run = tiny_run(tales, output, max_steps=60, evaluate_every=0.2, optimizer="muon")
+    run = tiny_run(tales, output, max_steps=60, evaluate_every=3.0, optimizer="muon")
     result = train(run, report=records.append)
     assert result is not None
     assert [r for r in records if "sample" not in r] == read_metrics(output / "metrics.jsonl")
@@ -112,7 +112,7 @@ def test_resuming_gives_what_an_unbroken_run_gives(tales: Path, tmp_path: Path) 
 def test_resuming_a_finished_run_writes_it_again(trained: tuple[Path, Any], tales: Path) -> None:
     folder, result = trained
     again = train(
-        tiny_run(tales, folder, max_steps=60, evaluate_every=0.2, optimizer="muon", resume=True)
+        tiny_run(tales, folder, max_steps=60, evaluate_every=3.0, optimizer="muon", resume=True)
     )
     assert again is not None
     assert again.validation == pytest.approx(result.validation) or (
