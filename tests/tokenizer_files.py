@@ -98,7 +98,11 @@ def metaspace_style() -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=300,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        unk_token="<unk>",
+        initial_alphabet=["<", ">", "/"],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_TEXTS, trainer)
     return tokenizer

@@ -1,10 +1,12 @@
-"""Incremental UTF-8: text as soon as it is certain, and never half a character."""
+"""UTF-8: text as soon as it is certain, never half a character, never a lone surrogate."""
 
 from __future__ import annotations
 
 import codecs
 
-__all__ = ["StreamDecoder"]
+from llmcli.errors import InvalidText
+
+__all__ = ["StreamDecoder", "check_surrogates"]
 
 
 class StreamDecoder:
@@ -35,3 +37,19 @@ class StreamDecoder:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
+
+
+def check_surrogates(text: str, *, start: int = 0) -> None:
+    """Raise unless the text, which begins at character ``start``, can be written as UTF-8.
+
+    Raises:
+        InvalidText: it holds a lone surrogate; the message gives its place.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise InvalidText(
+            f"The text holds a lone surrogate (U+{ord(text[exc.start]):04X}) at character "
+            f"{start + exc.start}.",
+            "Give text that is valid Unicode.",
+        ) from exc

@@ -14,7 +14,8 @@ from typing import Literal
 from tokenizers import Encoding as BackendEncoding
 from tokenizers import Tokenizer as Backend
 
-from llmcli.errors import CorruptModel, InvalidInput, InvalidText
+from llmcli.errors import CorruptModel, InvalidInput
+from llmcli.tokenization.control import control_pieces, without_control_pieces
 from llmcli.tokenization.files import (
     is_native_failure,
     named_token,
@@ -24,6 +25,7 @@ from llmcli.tokenization.files import (
     read_json,
 )
 from llmcli.tokenization.pieces import Spelling, piece_bytes, spelling_of
+from llmcli.tokenization.stream import check_surrogates
 
 __all__ = ["Encoding", "SpecialTokens", "Tokenizer"]
 
@@ -148,6 +150,8 @@ class Tokenizer:
         self.prepare(special)
         with self._native():
             result = self.backend.encode(text, add_special_tokens=False)
+            if self._holds_control(result):
+                result = self._plain.encode(text, add_special_tokens=False)
         ids = result.ids
         spans = self._spans(text, ids, result.offsets)
         return Encoding(ids, result.tokens, *spans)
@@ -184,7 +188,27 @@ class Tokenizer:
     def encode_batch_fast(self, texts: list[str]) -> list[BackendEncoding]:
         """Encode without offsets, from any thread; `prepare` and `check` come first."""
         with self._native():
-            return self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            found = self.backend.encode_batch_fast(texts, add_special_tokens=False)
+            return [
+                self._plain.encode_batch_fast([text], add_special_tokens=False)[0]
+                if self._holds_control(result)
+                else result
+                for text, result in zip(texts, found, strict=True)
+            ]
+
+    @cached_property
+    def _control(self) -> frozenset[int]:
+        """What a text must not give by itself; byte-level vocabularies cannot."""
+        return frozenset() if self.spelling.kind == "byte" else control_pieces(self.backend)
+
+    @cached_property
+    def _plain(self) -> Backend:
+        return without_control_pieces(self.backend)
+
+    def _holds_control(self, result: BackendEncoding) -> bool:
+        """Whether control tokens, which are to be text, were found by the model itself."""
+        as_text = bool(self._control) and self.backend.encode_special_tokens
+        return as_text and not self._control.isdisjoint(result.ids)
 
     def token_string(self, token_id: int) -> str:
         """The vocabulary's own spelling of a token.
@@ -305,22 +329,6 @@ class _ByteTable(dict[int, bytes]):
             data = piece_bytes(piece, self._tokenizer.spelling)
         self[token_id] = data
         return data
-
-
-def check_surrogates(text: str, *, start: int = 0) -> None:
-    """Raise unless the text, which begins at character ``start``, can be written as UTF-8.
-
-    Raises:
-        InvalidText: it holds a lone surrogate; the message gives its place.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise InvalidText(
-            f"The text holds a lone surrogate (U+{ord(text[exc.start]):04X}) at character "
-            f"{start + exc.start}.",
-            "Give text that is valid Unicode.",
-        ) from exc
 
 
 def _running(pieces: Iterable[bytes]) -> list[tuple[int, int]]:
