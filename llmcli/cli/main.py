@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from llmcli._version import __version__
+from llmcli.cli.bench import bench
 from llmcli.cli.boundary import ARGUMENTS, Group
 from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
@@ -57,6 +58,7 @@ for _command in (
     score,
     rank,
     train,
+    bench,
     models,
     completion,
 ):

@@ -55,6 +55,11 @@ class GPT2Decoder:
         """Tokens in the cache, a number for each row."""
         return tuple(self._end - pad for pad in self._pads)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a step reads."""
+        return self._weights.nbytes
+
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts afresh; logits [batch, vocab].

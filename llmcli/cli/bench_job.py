@@ -1,0 +1,101 @@
+"""Measuring one model in one precision, in a process of its own: for what ``bench`` shows."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmcli.models.resolve import ResolvedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchJob:
+    """What to measure.
+
+    Attributes:
+        resolved: The model's files.
+        precision: Of its weights.
+        device: auto, cpu, cuda or mps.
+        threads: Processor threads; None for torch's own choice.
+        repetitions: Runs that count.
+        new_tokens: Tokens to decode.
+    """
+
+    resolved: ResolvedModel
+    precision: str
+    device: str
+    threads: int | None
+    repetitions: int
+    new_tokens: int
+
+
+def run_jobs(jobs: list[BenchJob]) -> Iterator[dict[str, Any]]:
+    """Yield a record for each job, one after the other.
+
+    Each runs in a fresh process, so that its peak memory is its own and nothing is warm.
+    """
+    context = get_context("spawn")
+    for job in jobs:
+        with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+            yield pool.submit(measure_job, job).result()
+
+
+def measure_job(job: BenchJob) -> dict[str, Any]:
+    """Load, measure, and return the record that ``bench --json`` prints."""
+    start = time.perf_counter()
+    from llmcli.models.loader import load_resolved
+    from llmcli.terminal.statistics import peak_memory
+
+    model = load_resolved(
+        job.resolved, device=job.device, precision=job.precision, threads=job.threads
+    )
+    decoder = model.decoder()
+    load_seconds = time.perf_counter() - start
+    import torch
+
+    from llmcli.engine.benchmark import measure, memory_bandwidth
+
+    rates = measure(decoder, new_tokens=job.new_tokens, repetitions=job.repetitions)
+    memory = peak_memory()
+    weight_bytes = getattr(decoder, "weight_bytes", None)
+    bandwidth = memory_bandwidth() if model.device == "cpu" else None
+    record: dict[str, Any] = {
+        "model": model.name,
+        "precision": model.precision,
+        "device": model.device,
+        "processor": processor_name(),
+        "threads": torch.get_num_threads(),
+        "repetitions": job.repetitions,
+        "load_seconds": load_seconds,
+        "through_transformers": "import transformers" in model.timings,
+        "peak_memory_bytes": memory,
+        "weight_bytes_per_token": weight_bytes,
+        "memory_bandwidth_bytes_per_second": bandwidth,
+        "share_of_bandwidth": None,
+    }
+    for rate in rates:
+        size = rate.prompt_tokens if rate.what == "prefill" else rate.batch
+        name = f"{rate.what}_{size}" if rate.what == "prefill" else f"decode_batch_{size}"
+        record[f"{name}_tokens_per_second"] = rate.mean
+        record[f"{name}_deviation"] = rate.deviation
+        if rate.what == "decode" and rate.batch == 1 and weight_bytes and bandwidth:
+            record["share_of_bandwidth"] = rate.mean * weight_bytes / bandwidth
+    return record
+
+
+def processor_name() -> str:
+    """The processor as the system names it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

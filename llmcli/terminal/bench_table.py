@@ -1,0 +1,62 @@
+"""The table of ``llmcli bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmcli.terminal.escaping import one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def bench_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Draw a row for each model and precision; speeds are tokens a second."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    speeds = [
+        key.removesuffix("_tokens_per_second")
+        for key in records[0]
+        if key.endswith("_tokens_per_second")
+    ]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    table.add_column("precision", no_wrap=True)
+    for name in speeds:
+        table.add_column(_heading(name), justify="right")
+    for name in ("of\nlimit", "load\ns", "peak\nMB"):
+        table.add_column(name, justify="right")
+    for record in records:
+        share = record["share_of_bandwidth"]
+        table.add_row(
+            Text(one_line(record["model"])),
+            record["precision"],
+            *(_speed(record, name) for name in speeds),
+            "–" if share is None else f"{share:.0%}",
+            f"{record['load_seconds']:.2f}",
+            f"{record['peak_memory_bytes'] / 1e6:.0f}",
+        )
+    return table
+
+
+def _speed(record: Mapping[str, Any], name: str) -> str:
+    mean = record.get(f"{name}_tokens_per_second")
+    return "–" if mean is None else f"{mean:.0f} ±{record[f'{name}_deviation']:.0f}"
+
+
+def _heading(name: str) -> str:
+    what, _, size = name.partition("_")
+    return f"{what}\n{size.replace('_', ' ')}"
+
+
+def bench_setting(record: Mapping[str, Any]) -> str:
+    """One line on what it was measured with."""
+    bandwidth = record["memory_bandwidth_bytes_per_second"]
+    limit = f", memory read at {bandwidth / 1e9:.1f} GB/s" if bandwidth else ""
+    return (
+        f"{record['processor']}, {record['threads']} threads{limit}; tokens a second, mean and "
+        f"deviation of {record['repetitions']} runs after one that does not count"
+    )
