@@ -118,16 +118,19 @@ def encode(
     chosen = EncodeSettings(**settings)
     found = sources(text, inputs.files, console=console)
     tokenizer, resolved = load_tokenizer(model, console)
-    with download_progress(console) as watch:
-        job = EncodeJob(
-            console=console,
-            settings=chosen,
-            tokenizer=tokenizer,
-            model=resolved,
-            sources=found,
-            errors=inputs.errors,
-            load=lambda name: load_tokenizer(model, console, name=name),
-            watch=watch,
-        )
-        MODES[chosen.mode](job)
+    # What is printed while the input is read would run into a bar on the same terminal.
+    streams = chosen.mode in ("ids", "tokens") or chosen.kind != "whole"
+    job = EncodeJob(
+        console=console,
+        settings=chosen,
+        tokenizer=tokenizer,
+        model=resolved,
+        sources=found,
+        errors=inputs.errors,
+        load=lambda name: load_tokenizer(model, console, name=name),
+        watch=None
+        if streams and console.stdout_is_terminal
+        else lambda: download_progress(console),
+    )
+    MODES[chosen.mode](job)
     job.finish()

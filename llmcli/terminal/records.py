@@ -6,6 +6,7 @@ import codecs
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,10 +21,11 @@ from llmcli.terminal.inputs import (
     stdin_is_terminal,
     unread_stdin,
 )
+from llmcli.terminal.progress import TransferProgress
 
 RecordKind = Literal["whole", "lines", "null", "jsonl"]
-Watch = Callable[[str, int, int | None], None]
-"""Called with a source's name, the bytes read so far, and its size if known."""
+Watch = Callable[[], AbstractContextManager[TransferProgress | None]]
+"""Opens a progress bar (such as `download_progress`), which is gone when it is left."""
 
 MAX_RECORD = 64 << 20
 _ANNOUNCED = 16 << 20  # a source below this size is read before a bar could be of use
@@ -48,11 +50,12 @@ class Source:
             return
         total = _size(self.name)
         done = 0
-        for chunk in read_chunks(self.name):
-            done += len(chunk)
-            if watch is not None and (total or done) >= _ANNOUNCED:
-                watch(self.label, done, total)
-            yield chunk
+        with (watch or nullcontext)() as show:
+            for chunk in read_chunks(self.name):
+                done += len(chunk)
+                if show is not None and (total or done) >= _ANNOUNCED:
+                    show(self.label, done, total)
+                yield chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

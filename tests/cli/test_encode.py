@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -318,6 +319,41 @@ def test_a_reader_that_leaves_ends_it_quietly(small_folder: Path) -> None:
     assert len(result.stdout) == 1
     assert result.stderr == b""
     assert result.returncode == 141
+
+
+def test_the_bar_is_gone_before_the_result(small_folder: Path, tmp_path: Path) -> None:
+    """Both on one terminal: the count stands on a line that nothing erases."""
+    import pty
+
+    path = tmp_path / "text"
+    path.write_text("the fox " * 5000, "utf-8")
+    script = (
+        "import llmcli.terminal.records as records; records._ANNOUNCED = 1\n"
+        "from llmcli.cli.main import cli\n"
+        f"cli.main(['encode', '--count', '-m', {str(small_folder)!r}, '-i', {str(path)!r}])\n"
+    )
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(slave)
+    shown = b""
+    while True:
+        try:
+            part = os.read(master, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    assert b"kB" in shown  # the bar counts them
+    assert re.search(rb"\x1b\[2K1000\d\r\n$", shown)
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals here")
