@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tale, tiny_run
 from safetensors.torch import load_file
+from training_runs import tale, tiny_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmcli.errors import InvalidInput, NumericalError, OutOfMemory
@@ -224,6 +224,7 @@ def test_training_a_model_further(tiny_gpt2: Path, tales: Path, tmp_path: Path) 
     assert str(tiny_gpt2) in (tmp_path / "m" / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own
 @pytest.mark.parametrize("merge", [True, False])
 def test_adapters(tiny_gpt2: Path, tales: Path, tmp_path: Path, merge: bool) -> None:
     base = load(str(tiny_gpt2))
