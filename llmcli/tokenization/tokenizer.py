@@ -145,16 +145,23 @@ class Tokenizer:
         return self.encode_batch_fast([text])[0].ids
 
     def encode(self, text: str, *, special: SpecialTokens = "text") -> Encoding:
-        """The tokens of a text with their offsets; arguments and errors as in `ids`."""
+        """The tokens of a text with their offsets; arguments and errors as in `ids`.
+
+        Raises:
+            InvalidInput: a long text, and a tokenizer that changes what it reads, so that only
+                the library knows the offsets: it would need some gigabytes.
+        """
+        if len(text) > _WHOLE:
+            ids = self.ids(text, special=special)
+            return Encoding(ids, list(map(self.token_string, ids)), *self._spans(text, ids, None))
         self.check(text, special=special)
         self.prepare(special)
         with self._native():
             result = self.backend.encode(text, add_special_tokens=False)
             if self._holds_control(result):
                 result = self._plain.encode(text, add_special_tokens=False)
-        ids = result.ids
-        spans = self._spans(text, ids, result.offsets)
-        return Encoding(ids, result.tokens, *spans)
+        spans = self._spans(text, result.ids, result.offsets)
+        return Encoding(result.ids, result.tokens, *spans)
 
     def prepare(self, special: SpecialTokens) -> None:
         """Set what control tokens in a text are, for `encode_fast`."""
@@ -263,7 +270,7 @@ class Tokenizer:
         return data.removeprefix(b" ") if start and self.spelling.prefix_space else data
 
     def _spans(
-        self, text: str, ids: Sequence[int], offsets: list[tuple[int, int]]
+        self, text: str, ids: Sequence[int], offsets: list[tuple[int, int]] | None
     ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
         """Offsets in characters and in bytes.
 
@@ -275,14 +282,17 @@ class Tokenizer:
         if pieces and self.spelling.prefix_space and b"".join(pieces) == b" " + data:
             pieces[0] = pieces[0][1:]
         exact = b"".join(pieces) == data
-        if len(data) == len(text):
-            if exact:
-                offsets = _running(pieces)
-            return offsets, offsets
+        if not exact and offsets is None:
+            raise InvalidInput(
+                f"A text of {len(text)} characters is too long for this tokenizer's offsets.",
+                "Give it in parts (--lines), or ask for ids or the count alone.",
+            )
         starts = [0, *accumulate(len(char.encode("utf-8")) for char in text)]
-        if not exact:
+        if not exact and offsets is not None:
             return offsets, [(starts[start], starts[end]) for start, end in offsets]
         spans = _running(pieces)
+        if len(data) == len(text):
+            return spans, spans
         chars = [
             (bisect_right(starts, start) - 1, bisect_left(starts, end)) for start, end in spans
         ]
