@@ -7,14 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from tokenizers import Encoding as BackendEncoding
 
 from llmcli.errors import InvalidInput
-from llmcli.tokenization.cuts import CutRule, cut_rule, last_cut, last_tile_edge
-from llmcli.tokenization.longtile import TileJoiner
 from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
+
+if TYPE_CHECKING:  # imported where a text is long: their patterns take time to compile
+    from llmcli.tokenization.cuts import CutRule
 
 __all__ = ["MAX_UNCUT", "PIECE_CHARS", "Piece", "encode_pieces", "encode_texts", "set_threads"]
 
@@ -217,6 +218,8 @@ class _Parts:
 
     def split(self) -> Iterator[str | list[int]]:
         """The text in parts, each cut from the next for certain; ids where a tile was joined."""
+        from llmcli.tokenization.cuts import cut_rule
+
         rule = cut_rule(self._backend, allow_special=self._special != "text")
         wanted, searched = self._piece_chars, 0
         while text := self.fill(wanted):
@@ -238,6 +241,8 @@ class _Parts:
             wanted, searched = self._piece_chars, 0
 
     def _cut(self, text: str, rule: CutRule | None, searched: int) -> int:
+        from llmcli.tokenization.cuts import last_cut, last_tile_edge
+
         if rule is None:
             return 0
         cut = last_cut(text, rule, searched)
@@ -264,6 +269,8 @@ class _Parts:
         long as it is seen to go on for a while (an apostrophe before a letter would be none of
         it). A run of spaces may have other rules; then it is not cut.
         """
+        from llmcli.tokenization.longtile import TileJoiner
+
         joiner = TileJoiner(self._backend)
         while True:
             text = self.fill(_WINDOW + _SEEN_AHEAD)[: _WINDOW + _SEEN_AHEAD]
