@@ -18,7 +18,7 @@ from llmcli.cli.score_job import (
     nothing_scored,
     paragraphs,
 )
-from llmcli.errors import BatchHadErrors
+from llmcli.errors import BatchHadErrors, InvalidText
 from llmcli.terminal.records import Record
 from llmcli.terminal.score_progress import score_progress
 from llmcli.terminal.score_table import row_header, row_line, score_table
@@ -151,15 +151,24 @@ class _Rows:
 
     def texts(self) -> Iterator[tuple[Record, Iterator[str]]]:
         """The records that have a text; one that has none is reported."""
+        from llmcli.tokenization.control import check_surrogates
+
         records = self._job.records()
         by = self._job.settings.by
         for record in paragraphs(records) if by == "paragraph" else records:
             if record.error is not None:
                 self._report(record, record.error)
                 continue
-            text = record.parts if by == "file" else [record.text]
-            if by != "line" or "".join(text).strip():
-                yield record, iter(text)
+            if by == "file":
+                yield record, iter(record.parts)
+                continue
+            try:
+                check_surrogates(record.text)
+            except InvalidText as exc:
+                self._report(record, InvalidText(f"{record.place}: {exc.message}", exc.cure))
+                continue
+            if by != "line" or record.text.strip():
+                yield record, iter([record.text])
 
     def take(self, record: Record, tally: Tally) -> None:
         """Take a row that is done."""

@@ -32,7 +32,8 @@ def assert_same(ours: Tensor, theirs: Tensor) -> None:
 
 
 def run_processors(processors: list[Any], logits: Tensor, ids: list[int]) -> Tensor:
-    result: Tensor = LogitsProcessorList(processors)(torch.tensor([ids]), logits[None].clone())
+    chain: Any = LogitsProcessorList(processors)
+    result: Tensor = chain(torch.tensor([ids]), logits[None].clone())
     return result[0]
 
 
@@ -58,9 +59,8 @@ def test_penalties_agree(
     row, eos = torch.tensor(logits), [3, 4]
     processors: list[Any] = []
     if bias:
-        processors.append(
-            hf.SequenceBiasLogitsProcessor({(token,): value for token, value in bias.items()})
-        )
+        sequence_bias: Any = {(token,): value for token, value in bias.items()}
+        processors.append(hf.SequenceBiasLogitsProcessor(sequence_bias))
     processors.append(hf.RepetitionPenaltyLogitsProcessor(repetition_penalty))
     if ngram:
         processors.append(hf.NoRepeatNGramLogitsProcessor(ngram))
