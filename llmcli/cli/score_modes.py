@@ -151,7 +151,7 @@ class _Rows:
 
     def texts(self) -> Iterator[tuple[Record, Iterator[str]]]:
         """The records that have a text; one that has none is reported."""
-        from llmcli.tokenization.control import check_surrogates
+        from llmcli.tokenization.stream import check_surrogates
 
         records = self._job.records()
         by = self._job.settings.by

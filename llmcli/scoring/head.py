@@ -47,21 +47,16 @@ class TokenScores:
 class Head:
     """The output layer, cut along the vocabulary: hidden states [rows, width] to logits.
 
-    Below float32 the mean of the rows of the weights is taken off first: it adds the same number
-    to all logits of a position, which changes no probability, but GPT-2's logits lie around -30
-    to -100 with it, and bfloat16 has eight bits.
-
     Args:
         weight: Shape [vocab, width].
         bias: Shape [vocab], or None.
-        precision: Of the products; logits are float32 in any case.
+        precision: Of the products, float32 for the weights as they are; logits are float32 in
+            any case.
     """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None = None, precision: Precision = "float32"
     ) -> None:
-        if precision != "float32":
-            weight = weight.float() - weight.float().mean(0)
         stored: Precision = "int8" if precision == "int4" else precision
         self.vocab_size = len(weight)
         self._edges = [*range(0, self.vocab_size, VOCABULARY_SLICE), self.vocab_size]
@@ -104,6 +99,31 @@ class Head:
             total += logits.sub_(above[:, None]).exp_().sum(1)
             highest = above
         return chosen - highest - total.log()
+
+
+def make_head(weight: Tensor, precision: Precision, probe: Tensor) -> Head:
+    """A head in a precision, with the mean row of the weights taken off where that is nearer.
+
+    The mean row adds the same number to all logits of a position, which changes no probability.
+    But coarse logits are the coarser the further they are from 0: those of OpenAI's GPT-2 are
+    far below it, and gain; other models' likely tokens are near it as they are, and lose.
+
+    Args:
+        weight: Shape [vocab, width].
+        precision: Of the products.
+        probe: Some hidden states of the model, [rows, width], to decide with.
+    """
+    if precision == "float32":
+        return Head(weight)
+    wanted = torch.log_softmax(probe.float() @ weight.float().t(), 1)
+
+    def divergence(head: Head) -> float:
+        found = torch.log_softmax(head.logits(probe), 1)
+        return float((wanted.exp() * (wanted - found)).sum(1).mean())
+
+    centred = (weight.float() - weight.float().mean(0)).to(weight.dtype)
+    plain, shifted = (Head(each, None, precision) for each in (weight, centred))
+    return shifted if divergence(shifted) < divergence(plain) else plain
 
 
 def pick_logprobs(logits: Tensor, targets: Tensor) -> Tensor:

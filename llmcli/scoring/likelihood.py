@@ -83,11 +83,29 @@ class Likelihood:
         begin = 0
         for window in batch:
             part = scores.stretch(begin, begin + window.scored)
-            _check(part.logprobs, window)
-            _check(part.other, window)
+            if not _finite(part):
+                raise _broken(window, self._first_broken(window))
             parts.append(part)
             begin += window.scored
         return parts
+
+    def _first_broken(self, window: Window) -> int:
+        """Index in the window of the first token whose log-probability is no number.
+
+        A position that is NaN can make those before it NaN too, because attention weighs its
+        values by 0 for them. So windows cut short are asked, by bisection.
+        """
+        low, high = window.first, len(window.tokens) - 1
+        while low < high:
+            middle = (low + high) // 2
+            ids = torch.tensor([window.tokens[:middle]], device=self._device)
+            rows = torch.tensor([middle - 1], device=self._device)
+            target = torch.tensor([window.tokens[middle]], device=self._device)
+            if _finite(self._ask(ids, rows, target)):
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _ask(self, ids: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> TokenScores:
         if self._top is None:
@@ -101,16 +119,17 @@ class Likelihood:
         return join(parts)
 
 
-def _check(logprobs: Sequence[float], window: Window) -> None:
-    for index, logprob in enumerate(logprobs):
-        if not math.isfinite(logprob):
-            what = "NaN" if math.isnan(logprob) else "infinite"
-            raise NumericalError(
-                f"The model gives token {window.position + index} of the text a log-probability "
-                f"that is {what}.",
-                "Its weights or the precision are broken: fetch the model again, or use "
-                "--precision float32.",
-            )
+def _finite(scores: TokenScores) -> bool:
+    return all(math.isfinite(each) for values in (scores.logprobs, scores.other) for each in values)
+
+
+def _broken(window: Window, index: int) -> NumericalError:
+    place = window.position + index - window.first
+    return NumericalError(
+        f"The model gives token {place} of the text a log-probability that is NaN or infinite.",
+        "Its weights or the precision are broken: fetch the model again, or use "
+        "--precision float32.",
+    )
 
 
 def _groups(

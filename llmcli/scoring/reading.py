@@ -15,7 +15,7 @@ from torch import Tensor
 from llmcli.engine.gpt2_weights import GPT2Weights, LayerNorm, supports
 from llmcli.engine.kernels import Precision, unsupported
 from llmcli.errors import UnsupportedModel
-from llmcli.scoring.head import ROWS_SLICE, Head, pick_logprobs
+from llmcli.scoring.head import ROWS_SLICE, Head, make_head, pick_logprobs
 
 # How far two ways to compute the same log-probabilities may lie apart on a short text.
 _PROBE_TOLERANCE = 1e-3
@@ -70,10 +70,11 @@ def make_reader(module: Any, *, precision: Precision = "float32") -> Reader:
             raise UnsupportedModel(
                 f"Precision {precision} cannot be used: {why}.", "Use --precision float32."
             )
-        weights = GPT2Weights.from_module(module, precision)
-        return HiddenReader(
-            GPT2Body(weights), Head(module.lm_head.weight.detach(), None, precision)
-        )
+        body = GPT2Body(GPT2Weights.from_module(module, precision))
+        with torch.inference_mode():
+            ids, rows = _probe(module.config.vocab_size, module.config.n_positions)
+            head = make_head(module.lm_head.weight.detach(), precision, body(ids, rows))
+        return HiddenReader(body, head)
     if precision in ("int8", "int4"):
         raise UnsupportedModel(
             f"Precision {precision} is for GPT-2 models on a processor.",
@@ -82,10 +83,18 @@ def make_reader(module: Any, *, precision: Precision = "float32") -> Reader:
     layer = module.get_output_embeddings()
     if isinstance(layer, torch.nn.Linear):
         bias = None if layer.bias is None else layer.bias.detach()
-        reader = HiddenReader(ModuleBody(module), Head(layer.weight.detach(), bias, precision))
+        # In the weights' own precision, whatever that is on this device.
+        reader = HiddenReader(ModuleBody(module), Head(layer.weight.detach(), bias))
         if _agrees(reader, module):
             return reader
     return LogitsReader(module)
+
+
+def _probe(vocab_size: int, n_positions: int) -> tuple[Tensor, Tensor]:
+    """A few tokens from all over the vocabulary, [1, time], and their positions, [time]."""
+    time = min(64, n_positions)
+    ids = torch.arange(time) * (vocab_size // time) if vocab_size > time else torch.zeros(time)
+    return ids.to(torch.int64)[None], torch.arange(time)
 
 
 def _agrees(reader: HiddenReader, module: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from llmcli.errors import NumericalError, UnsupportedModel
+from llmcli.scoring.head import make_head
 from llmcli.scoring.likelihood import Likelihood
 from llmcli.scoring.reading import HiddenReader, LogitsReader, Reader, make_reader
 from llmcli.scoring.windows import Window
@@ -149,6 +150,20 @@ def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
     ]
     mean = sum(differences) / len(differences)
     assert 0 < mean < {"bfloat16": 0.02, "int8": 0.1, "int4": 0.5}[precision]
+
+
+@pytest.mark.parametrize("offset", [0.0, 40.0])
+def test_logits_far_from_zero_are_brought_near_before_they_are_rounded(offset: float) -> None:
+    torch.manual_seed(1)
+    weight, hidden = torch.randn(300, 32) * 0.3, torch.randn(20, 32)
+    hidden[:, 0] = 1
+    weight[:, 0] += offset
+    exact = torch.log_softmax(hidden @ weight.t(), 1)
+    head = make_head(weight, "bfloat16", hidden)
+    targets = torch.arange(20)
+    found = head.logprobs(hidden, targets)
+    assert float((found - exact[targets, targets]).abs().mean()) < 0.02
+    assert float((torch.log_softmax(head.logits(hidden), 1) - exact).abs().mean()) < 0.02
 
 
 def test_int8_is_for_gpt2(tiny_llama: Path) -> None:
