@@ -167,6 +167,8 @@ def assemble(shape: GPT2Shape, stored: Mapping[str, Tensor]) -> GPT2Weights:
     by_name: dict[str, list[str]] = {}
     for key in stored:
         by_name.setdefault(key.rpartition(".")[0], []).append(key)
+    # First, for packing it takes the most memory, of which the others then use what is freed.
+    lm_head = linear("lm_head")
     blocks = tuple(
         Block(
             ln_1=norm(f"h.{layer}.ln_1"),
@@ -184,5 +186,5 @@ def assemble(shape: GPT2Shape, stored: Mapping[str, Tensor]) -> GPT2Weights:
         wpe=stored["wpe.weight"],
         blocks=blocks,
         ln_f=norm("ln_f"),
-        lm_head=linear("lm_head"),
+        lm_head=lm_head,
     )

@@ -142,7 +142,7 @@ def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
         return assemble(shape, dict(store(shape, mapped, "float32")))
     size = path.stat().st_size
     if size > _HUGE_PAGES_FROM:
-        reserve_huge_pages(size * 5 // 4)
+        reserve_huge_pages(size)
     unquantised = dict(store(shape, mapped, None))
     stored: Any = _File(path, *header)
     return assemble(shape, ChainMap(unquantised, stored))
