@@ -16,20 +16,26 @@ from llmcli.models.safetensors_header import FETCH_AGAIN
 _LARGEST_CONFIG = 8 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
-LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers")
+LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "decoder_layers")
 WIDTH_KEYS = ("n_embd", "hidden_size", "d_model")
 HEAD_KEYS = ("n_head", "num_attention_heads", "num_heads")
 POSITION_KEYS = ("n_positions", "max_position_embeddings")
 INNER_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
+EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Each size may be at most this; a field that is null or missing has the library's default.
 _SIZES = {
     **dict.fromkeys(LAYER_KEYS, 10**5),
     **dict.fromkeys(WIDTH_KEYS, 10**6),
     **dict.fromkeys((*HEAD_KEYS, "num_key_value_heads", "head_dim"), 10**5),
-    **dict.fromkeys((*POSITION_KEYS, "n_ctx"), 10**9),
+    **dict.fromkeys((*POSITION_KEYS, "n_ctx"), 2 * 10**7),
     **dict.fromkeys(INNER_KEYS, 10**7),
     "vocab_size": 10**8,
 }
+# Whatever else is called like this is built that many times, or that large, by somebody.
+_COUNT_NAME = re.compile(r"(?:layers?|experts?|labels|heads|blocks|groups|codebooks|stages)$")
+_SIZE_NAME = re.compile(r"(?:size|dim|rank|width|channels|features|vocab)$")
+_MOST_COUNTED = 10**4
+_LARGEST_SIZE = 10**7
 _FRACTIONS = ("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
 _POSITIVE = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "initializer_range")
 _FLAGS = ("tie_word_embeddings", "scale_attn_weights", "use_cache", "add_cross_attention")
@@ -124,6 +130,12 @@ def _check_fields(path: Path, place: str, config: Mapping[str, Any]) -> None:
         sizes = value if isinstance(value, list) else [value]
         if value is not None and any(type(n) is not int or not 1 <= n <= most for n in sizes):
             _refuse_field(path, place + key, value, f"a whole number from 1 to {most:,}")
+    for key, value in config.items():
+        counted = _COUNT_NAME.search(key) is not None
+        most = _MOST_COUNTED if counted else _LARGEST_SIZE
+        named = counted or _SIZE_NAME.search(key) is not None
+        if named and key not in _SIZES and _is_number(value) and value > most:
+            _refuse_field(path, place + key, value, f"a number up to {most:,}")
     for key in _FRACTIONS:
         value = config.get(key)
         if value is not None and not (_is_number(value) and 0 <= value <= 1):

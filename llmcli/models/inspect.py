@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import CorruptModel, UnsafeModel, UnsupportedModel
 from llmcli.models import cache
 from llmcli.models.config_check import (
+    EXPERT_KEYS,
     HEAD_KEYS,
     INNER_KEYS,
     LAYER_KEYS,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llmcli.tokenization.tokenizer import Tokenizer
 
 _LAYER = re.compile(r"(?:^|\.)(?:h|layers|layer|blocks|block)\.(\d{1,6})\.")
+_EXPERT = re.compile(r"\.experts\.(\d{1,6})\.")
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:wte|embed_tokens|embed_in|word_embeddings|tok_embeddings|embeddings)\.weight$"
 )
@@ -179,6 +181,12 @@ def _contradictions(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]
         have = max(found) + 1 if found else len(tensors)
         if layers[1] > have:
             yield f"config.json says {layers[0]} {layers[1]}, and the weights have {have} layers"
+    experts = first_size(config, EXPERT_KEYS)
+    if experts is not None:
+        apart = {match[1] for name in tensors if (match := _EXPERT.search(name))}
+        together = any(experts[1] in info.shape for info in tensors.values())
+        if experts[1] > len(apart) and not together:
+            yield f"config.json says {experts[0]} {experts[1]}, and the weights have {len(apart)}"
     longest = max((max(info.shape, default=1) for info in tensors.values()), default=0)
     for keys in (WIDTH_KEYS, HEAD_KEYS, INNER_KEYS, ("vocab_size",), ("head_dim",)):
         size = first_size(config, keys)

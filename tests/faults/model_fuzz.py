@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -139,18 +140,22 @@ def main(make_model: Callable[[Path], Path]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=10**9)
     given = parser.parse_args()
+    # What grows or hangs must end here, not in the machine.
+    resource.setrlimit(resource.RLIMIT_AS, (20 * 2**30, 20 * 2**30))
     with tempfile.TemporaryDirectory() as temporary:
         model = make_model(Path(temporary))
         load(model)
         end, seed, refused = time.monotonic() + given.seconds, given.seed, 0
         while time.monotonic() < end and seed < given.seed + given.runs:
             with tempfile.TemporaryDirectory() as folder:
+                signal.alarm(120)
                 try:
                     refused += bool(attempt(model, seed, Path(folder)))
                 except BaseException:
                     print(f"seed {seed}", file=sys.stderr)
                     raise
             seed += 1
+        signal.alarm(0)
     print(f"{seed - given.seed} copies, {refused} refused, no crash")
 
 
