@@ -81,7 +81,6 @@ def test_whole_models_pass(fixture: str, request: pytest.FixtureRequest) -> None
         ("num_labels", 2**31),
         ("num_experts", 10**9),
         ("num_experts", 8),
-        ("decoder_layers", 100),
         ("conv_dim", 10**9),
         ("embd_pdrop", 2),
         ("layer_norm_epsilon", "small"),
