@@ -214,8 +214,8 @@ def _write_table(console: Console, rows: Sequence[Sequence[str]], *, header: boo
 
 
 def _shown(name: str, value: object) -> str:
-    if name == "size" and isinstance(value, int):
-        return _human_size(value)
+    if name in ("size", "prepared") and isinstance(value, int):
+        return _human_size(value) if value else ""
     if value is None or isinstance(value, bool):
         return "yes" if value else ""
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -22,6 +22,7 @@ from llmcli.models.config_check import (
     text_part,
 )
 from llmcli.models.inspect import Inspection, check_model_folder
+from llmcli.models.prepared import prepared_files
 from llmcli.models.reference import ModelReference, bundled_models, is_commit, quoted
 from llmcli.models.resolve import ResolvedModel
 
@@ -100,6 +101,7 @@ def describe_folder(model: ResolvedModel) -> dict[str, Any]:
         "pickled": found.pickled,
         "license": _licence(model.folder),
         "size": sum(files.values()),
+        "prepared": sum(path.stat().st_size for path in prepared_files(model.folder)),
         "files": files,
     }
 
@@ -132,6 +134,7 @@ def remove_cached(reference: ModelReference) -> int:
     root = cache.cache_folder()
     folder = repository_folder(root, reference.name)
     commit = find_commit(root, reference.name, reference.revision)
+    before += _remove_prepared(folder, commit.folder if reference.revision and commit else None)
     if reference.revision is not None and commit is not None:
         _delete_revision(root, commit.commit)
         if commit.folder.exists():
@@ -144,6 +147,20 @@ def remove_cached(reference: ModelReference) -> int:
     except OSError as error:
         raise _not_deleted(folder, error) from error
     return before
+
+
+def _remove_prepared(repository: Path, snapshot: Path | None) -> int:
+    """Delete what was prepared of one snapshot, or of all; returns its size."""
+    folders = [snapshot] if snapshot is not None else list((repository / "snapshots").glob("*"))
+    freed = 0
+    for path in [path for folder in folders for path in prepared_files(folder)]:
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except OSError as error:
+            raise _not_deleted(path, error) from error
+        freed += size
+    return freed
 
 
 def _delete_revision(root: Path, commit: str) -> None:

@@ -168,3 +168,21 @@ def test_a_precision_that_cannot_be_had_gives_way_with_a_notice(
     model.decoder()
     assert model.precision == "float32"
     assert said == ["No int4 here (too old): float32 is used."]
+
+
+def test_models_show_and_remove_know_about_it(
+    tiny_gpt2: Path, run_llmcli: Any, clean_environment: dict[str, str]
+) -> None:
+    commit = "0123456789" * 4
+    repository = Path(clean_environment["HF_HOME"]) / "hub" / "models--some--model"
+    snapshot = repository / "snapshots" / commit
+    shutil.copytree(tiny_gpt2, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    _logits(load("some/model", precision="int8", device="cpu", offline=True))
+    (file,) = prepared_files(snapshot)
+    shown = json.loads(run_llmcli("models", "show", "some/model", "--json").stdout)
+    assert shown["prepared"] == file.stat().st_size
+    removed = run_llmcli("models", "remove", "some/model", "--yes")
+    assert removed.returncode == 0, removed.stderr
+    assert not file.exists()
