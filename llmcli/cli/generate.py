@@ -286,5 +286,5 @@ class _Run:
         }
 
     def _spelling(self, token_id: int) -> dict[str, Any]:
-        data = self.model.tokenizer.token_bytes(token_id)
+        data = self.model.token_bytes(token_id)
         return {"id": token_id, "token": data.decode("utf-8", "replace"), "bytes": list(data)}

@@ -75,7 +75,7 @@ def next_tokens(
     else:
         from llmcli.terminal.next_table import next_table
 
-        console.render(next_table(result, loaded.tokenizer.token_bytes))
+        console.render(next_table(result, loaded.token_bytes))
 
 
 def _compute(
@@ -109,7 +109,7 @@ def _record(
 
     candidates = []
     for each in result.candidates:
-        data = model.tokenizer.token_bytes(each.id)
+        data = model.token_bytes(each.id)
         sampled = each.sampled_logprob
         candidates.append(
             {

@@ -171,18 +171,11 @@ def prepare_prompt(
     beginning = tuple(
         token
         for token in range(tokenizer.vocab_size)
-        if token not in tokenizer.special_ids and _bytes_or_none(model, token, removed)
+        if token not in tokenizer.special_ids and model.token_bytes(token).startswith(removed)
     )
     return Prompt(
         ids=tuple(kept[:-1]), dropped_tokens=dropped, healed=removed, healing_ids=beginning
     )
-
-
-def _bytes_or_none(model: LanguageModel, token: int, removed: bytes) -> bool:
-    try:
-        return model.tokenizer.token_bytes(token).startswith(removed)
-    except InvalidInput:  # a hole in the vocabulary
-        return False
 
 
 def continue_text(
@@ -216,7 +209,7 @@ def continue_text(
             model.decoder(),
             prompt,
             params,
-            token_bytes=model.tokenizer.token_bytes,
+            token_bytes=model.token_bytes,
             eos_ids=model.eos_ids,
             should_stop=should_stop,
             draft=draft,
@@ -251,7 +244,7 @@ def _beam_events(
             prompt,
             params,
             n_positions=model.n_positions,
-            token_bytes=model.tokenizer.token_bytes,
+            token_bytes=model.token_bytes,
             eos_ids=model.eos_ids,
             index=index,
         )

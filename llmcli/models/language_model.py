@@ -102,6 +102,13 @@ class LanguageModel:
                 check_tokenizer(tokenizer, vocab_size=size, folder=self.folder)
             return tokenizer
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of a token; none for a row that only pads the embedding."""
+        try:
+            return self.tokenizer.token_bytes(token_id)
+        except InvalidInput:
+            return b""
+
     @cached_property
     def n_positions(self) -> int:
         """The context: the most tokens it can look at.
