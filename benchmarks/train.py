@@ -37,7 +37,7 @@ def hand_written(args: argparse.Namespace, *, autocast: bool) -> dict[str, float
     import numpy as np
     import torch
 
-    from llmcli.training.memory import keep_freed_memory
+    from llmcli.engine.allocator import keep_freed_memory
     from llmcli.training.model import new_model
     from llmcli.training.settings import ModelShape
 
@@ -76,8 +76,8 @@ def ours(args: argparse.Namespace, *, compile: bool) -> dict[str, float]:
     import torch
     from transformers import TrainerCallback
 
+    from llmcli.engine.allocator import keep_freed_memory
     from llmcli.training.loop import LanguageTrainer, StepRows
-    from llmcli.training.memory import keep_freed_memory
     from llmcli.training.model import new_model, prepare_for_training
     from llmcli.training.pace import Pace
     from llmcli.training.run import _training_arguments

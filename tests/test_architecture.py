@@ -23,7 +23,7 @@ ALLOWED = {
     "engine": {"errors", "params", "tokenization"},
     "models": {"errors", "files", "tokenization", "engine", "params", "_version"},
     "scoring": {"errors", "engine", "params", "tokenization"},
-    "training": {"errors", "files", "models", "tokenization", "_version"},
+    "training": {"errors", "files", "engine", "models", "tokenization", "_version"},
     "terminal": {"errors", "params"},
     "__init__": {"errors", "_version", "params", "models"},
     "__main__": {"cli"},

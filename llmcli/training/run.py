@@ -13,11 +13,11 @@ import transformers
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainingArguments
 
+from llmcli.engine.allocator import keep_freed_memory
 from llmcli.errors import OutOfMemory, is_out_of_memory
 from llmcli.training.data import Data, load_data
 from llmcli.training.launch import LostProcess
 from llmcli.training.loop import LanguageTrainer
-from llmcli.training.memory import keep_freed_memory
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics
 from llmcli.training.model import (
     add_adapter,
