@@ -189,6 +189,11 @@ def _resolve_local(reference: ModelReference, notify: Notify) -> ResolvedModel |
                 f"{quoted(reference.name)} is a folder here and also a cached Hub model: the "
                 f"folder is used. For the other, write {reference.name}@main."
             )
+        elif reference.name in bundled_models():
+            notify(
+                f"{quoted(reference.name)} is a folder here and also a bundled model: the folder "
+                "is used. For the other, call llmcli from elsewhere."
+            )
         return ResolvedModel(reference.name, "folder", folder)
     bundled = bundled_models().get(reference.name)
     if bundled is None:

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from llmcli.errors import InvalidInput, LlmcliError, ModelNotFound
 from llmcli.models import cache
-from llmcli.models.reference import ModelReference, check_revision, parse_reference, quoted
+from llmcli.models.reference import (
+    ModelReference,
+    bundled_models,
+    check_revision,
+    parse_reference,
+    quoted,
+)
+from llmcli.models.resolve import resolve
 
 
 @pytest.mark.parametrize(
@@ -86,3 +93,16 @@ def test_a_quoted_name_drives_no_terminal(text: str) -> None:
     assert all(ord(c) >= 0x20 and not 0x7F <= ord(c) < 0xA0 for c in shown)
     assert len(shown) < 1300
     shown.encode("utf-8")
+
+
+def test_a_folder_hides_a_bundled_model_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = next(iter(bundled_models()))
+    (tmp_path / bundled).mkdir()
+    monkeypatch.chdir(tmp_path)
+    notices: list[str] = []
+    resolved = resolve(bundled, offline=True, notify=notices.append)
+    assert resolved.origin == "folder"
+    assert len(notices) == 1
+    assert "bundled" in notices[0]
