@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -66,16 +65,14 @@ def alternate(
     return max(o[1] for o, _ in pairs), max(t[1] for _, t in pairs)
 
 
-def random_gpt2(folder: Path) -> None:
-    """Write a GPT-2 of the 124M shape with random weights."""
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    from llmcli.models.reference import bundled_models
-
-    torch.manual_seed(0)
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
-    shutil.copy(bundled_models()["fable"] / "tokenizer.json", folder)
+RANDOM_GPT2 = """
+import shutil, sys, torch
+from transformers import GPT2Config, GPT2LMHeadModel
+from llmcli.models.reference import bundled_models
+torch.manual_seed(0)
+GPT2LMHeadModel(GPT2Config()).save_pretrained(sys.argv[1])
+shutil.copy(bundled_models()["fable"] / "tokenizer.json", sys.argv[1])
+"""
 
 
 def main() -> None:
@@ -94,13 +91,17 @@ def main() -> None:
         env.pop("LLMCLI_MODEL", None)
         folder = options.model or home / "gpt2"
         if options.model is None:
-            random_gpt2(folder)
+            # In a process of its own: a child's peak memory counts what its parent had at the fork.
+            subprocess.run([sys.executable, "-c", RANDOM_GPT2, str(folder)], check=True)
         base = [sys.executable, "-c", "import click, rich.console"]
         alternate("--help / import click, rich", [*LLMCLI, "--help"], base, options.runs, env)
         ours = [*LLMCLI, "generate", "-m", str(folder), "-n", "1", "--greedy", "Once upon a time"]
         minimal = [sys.executable, "-c", MINIMAL, str(folder)]
-        fresh = {**env, "LLMCLI_NO_PREPARED": "1"}
-        peak, _ = alternate("generate -n 1 / minimal script", ours, minimal, options.runs, fresh)
+        # A cache that cannot be written: every run goes through transformers, as the first does.
+        unprepared = {**env, "XDG_CACHE_HOME": os.devnull}
+        peak, _ = alternate(
+            "generate -n 1 / minimal script", ours, minimal, options.runs, unprepared
+        )
         alternate("the same, weights prepared", ours, minimal, options.runs, env)
         _, bare = run([sys.executable, "-c", "import torch, transformers"], env)
         weights = sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 2**20
