@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import pytest
 from fakehub import FakeHub
 
-pytest_plugins = ["tokenizer_files"]
+pytest_plugins = ["tokenizer_files", "training_runs"]
 
 # Its sitecustomize.py keeps this process, and those that tests start, off the internet.
 _GUARD = Path(__file__).parent / "guard"
