@@ -34,7 +34,7 @@ def prepare_for_training(model: PreTrainedModel, settings: TrainSettings) -> Non
 
     GPT-2's activation becomes torch's own of the same formula: one pass over memory, not eight.
     Compiled on a processor, attention written out is faster than the fused kernel (5% at length
-    256, 27% at 1024 on a Zen 4).
+    256 with 8 heads, 26% at 1024 with 4, on a Zen 4).
     """
     model.config.use_cache = False
     for module in model.modules():
