@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.gpt2_weights import GPT2Weights
-from llmcli.engine.native.library import FEW_ROWS
+from llmcli.engine.native.library import FEW_ROWS, description
 from llmcli.engine.native.step import Step
 
 # A prompt is read this many tokens at a time, so that memory does not grow with its square.
@@ -63,6 +63,11 @@ class GPT2Decoder:
         """Bytes of weights that a step reads."""
         return self._weights.nbytes
 
+    @property
+    def kernels(self) -> str:
+        """What computes, in words."""
+        return description() if self._native_step is not None else "torch's operators"
+
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts afresh; logits [batch, vocab].
@@ -79,9 +84,12 @@ class GPT2Decoder:
     def _prefill_row(self, row: int, prompt: Sequence[int]) -> Tensor:
         """Read a prompt into a row; logits after it, [1, vocab]."""
         pad, end = self._pads[row], self._end
-        if self._native_step is not None and len(prompt) <= FEW_ROWS:
-            places = [(row, position) for position in range(pad, end)]
-            return self._append_few(self._native_step, prompt, places, logits=1)
+        if self._at_once(1, len(prompt)):
+            for start in range(pad, end, PREFILL_TOKENS):
+                places = [(row, at) for at in range(start, min(start + PREFILL_TOKENS, end))]
+                tokens = prompt[start - pad : start - pad + len(places)]
+                logits = self._append_at_once(tokens, places, logits=1)
+            return logits
         cache = self._cache[:, :, row : row + 1, :, pad:]
         for start in range(0, len(prompt), PREFILL_TOKENS):
             ids = torch.tensor([prompt[start : start + PREFILL_TOKENS]], device=self._device)
@@ -164,11 +172,11 @@ class GPT2Decoder:
             grown = self._new_cache(len(tokens), start + time)
             grown[:, :, :, :, :start] = self._cache[:, :, :, :, :start]
             self._cache = grown
-        if self._native_step is not None and len(tokens) * time <= FEW_ROWS:
+        if self._at_once(len(tokens), time):
             self._end = start + time
             flat = [token for row in tokens for token in row]
             places = [(row, at) for row in range(len(tokens)) for at in range(start, self._end)]
-            return self._append_few(self._native_step, flat, places, logits=len(flat))
+            return self._append_at_once(flat, places, logits=len(flat))
         ids = torch.tensor(tokens, device=self._device)
         position: int | Tensor = start
         if self._pad_mask is not None:
@@ -178,11 +186,18 @@ class GPT2Decoder:
         self._end = start + time
         return self._weights.lm_head(hidden).float()
 
-    def _append_few(
-        self, step: Step, tokens: Sequence[int], places: Sequence[tuple[int, int]], *, logits: int
+    def _at_once(self, rows: int, time: int) -> bool:
+        """Whether the library appends so many tokens to so many rows."""
+        step = self._native_step
+        return step is not None and (rows * time <= FEW_ROWS or (rows == 1 and step.takes_many))
+
+    def _append_at_once(
+        self, tokens: Sequence[int], places: Sequence[tuple[int, int]], *, logits: int
     ) -> Tensor:
         """Put tokens at (row, cache position) by the library; the last ones' logits."""
-        weights, pads = self._weights, self._pads
+        weights, pads, step = self._weights, self._pads, self._native_step
+        if step is None:
+            raise RuntimeError("the library is not there")
         hidden = weights.wte[list(tokens)].float()
         hidden += weights.wpe[[at - pads[row] for row, at in places]]
         return step(hidden, self._cache, places, first=pads, logits=logits)

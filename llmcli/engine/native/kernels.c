@@ -4,41 +4,16 @@
 #include <string.h>
 
 #include "native.h"
+#include "vector.h"
 
-#define FAST __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,f16c,fma,bmi2")))
-#define INLINE static inline __attribute__((always_inline)) FAST
-
-enum { LANES = 16, INT8_GROUP = 64, INT4_GROUP = 32 };
+enum { INT8_GROUP = 64, INT4_GROUP = 32 };
 
 int64_t padded(int64_t count, int64_t to)
 {
     return (count + to - 1) / to * to;
 }
 
-/* -- elementary functions ------------------------------------------------------------------ */
-
-INLINE __mmask16 lanes(int64_t count)
-{
-    return count >= LANES ? 0xffff : (__mmask16)((1u << count) - 1);
-}
-
-/* exp(x) by 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (its Taylor series to x^7). */
-INLINE __m512 exp512(__m512 x)
-{
-    x = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-104.0f)), _mm512_set1_ps(88.8f));
-    __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.0f / 5040);
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 720));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 120));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 24));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f / 6));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.5f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
+/* -- elementwise --------------------------------------------------------------------------- */
 
 /* x / (1 + exp(-factor * x')) with x' = x or a polynomial of x: GELU's and SiLU's common form. */
 INLINE __m512 gated(__m512 x, __m512 gate)
@@ -58,7 +33,7 @@ INLINE __m512 activated(__m512 x, int32_t activation)
     }
     if (activation == ACT_SILU)
         return gated(x, x);
-    return _mm512_max_ps(x, _mm512_setzero_ps());
+    return _mm512_max_ps(_mm512_setzero_ps(), x); /* in this order NaN stays */
 }
 
 FAST void activate(float *values, int64_t count, int32_t activation)
@@ -97,53 +72,6 @@ FAST void layer_norm(const float *x, float *y, int64_t width, const struct norm 
         __m512 weight = _mm512_maskz_loadu_ps(some, norm->weight + i);
         __m512 bias = _mm512_maskz_loadu_ps(some, norm->bias + i);
         _mm512_mask_storeu_ps(y + i, some, _mm512_fmadd_ps(_mm512_mul_ps(away, scale), weight, bias));
-    }
-}
-
-/* One head of one token over `count` positions; keys and values are [count][head_dim]. */
-FAST void attend(const float *query, const float *keys, const float *values, int64_t count,
-                 int64_t head_dim, float scale, float *weights, float *out)
-{
-    float highest = -INFINITY;
-    for (int64_t position = 0; position < count; position++) {
-        const float *key = keys + position * head_dim;
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = 0; i < head_dim; i += LANES) {
-            __mmask16 some = lanes(head_dim - i);
-            sum = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, key + i),
-                                  _mm512_maskz_loadu_ps(some, query + i), sum);
-        }
-        weights[position] = _mm512_reduce_add_ps(sum) * scale;
-        if (weights[position] > highest)
-            highest = weights[position];
-    }
-    __m512 sum = _mm512_setzero_ps();
-    for (int64_t i = 0; i < count; i += LANES) {
-        __mmask16 some = lanes(count - i);
-        __m512 score = _mm512_maskz_loadu_ps(some, weights + i);
-        __m512 weight = exp512(_mm512_sub_ps(score, _mm512_set1_ps(highest)));
-        _mm512_mask_storeu_ps(weights + i, some, weight);
-        sum = _mm512_mask_add_ps(sum, some, sum, weight);
-    }
-    float inverse = 1.0f / _mm512_reduce_add_ps(sum);
-    for (int64_t i = 0; i < head_dim; i += 4 * LANES) {
-        __mmask16 some[4];
-        __m512 total[4];
-        for (int part = 0; part < 4; part++) {
-            int64_t left = head_dim - i - part * LANES;
-            some[part] = left > 0 ? lanes(left) : 0;
-            total[part] = _mm512_setzero_ps();
-        }
-        for (int64_t position = 0; position < count; position++) {
-            const float *value = values + position * head_dim + i;
-            __m512 weight = _mm512_set1_ps(weights[position]);
-            for (int part = 0; part < 4; part++)
-                total[part] = _mm512_fmadd_ps(
-                    weight, _mm512_maskz_loadu_ps(some[part], value + part * LANES), total[part]);
-        }
-        for (int part = 0; part < 4; part++)
-            _mm512_mask_storeu_ps(out + i + part * LANES, some[part],
-                                  _mm512_mul_ps(total[part], _mm512_set1_ps(inverse)));
     }
 }
 

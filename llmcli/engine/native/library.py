@@ -120,11 +120,12 @@ def library() -> ctypes.CDLL | None:
         return None
     pointer, int64, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     model, layer = ctypes.POINTER(Model), ctypes.POINTER(Layer)
-    loaded.llmcli_step_bytes.argtypes = [model, int64, int64, integer]
+    loaded.llmcli_takes_many.argtypes = [model]
+    loaded.llmcli_step_bytes.argtypes = [model, int64, int64, int64, int64, integer]
     loaded.llmcli_step_bytes.restype = int64
     loaded.llmcli_step.argtypes = [
-        model, ctypes.POINTER(Cache), ctypes.POINTER(Tokens), pointer, pointer, int64, pointer,
-        integer,
+        model, ctypes.POINTER(Cache), ctypes.POINTER(Tokens), pointer, pointer, int64, int64,
+        pointer, integer,
     ]  # fmt: skip
     loaded.llmcli_step.restype = None
     loaded.llmcli_linear_bytes.argtypes = [layer, int64, int64, integer]
@@ -132,6 +133,17 @@ def library() -> ctypes.CDLL | None:
     loaded.llmcli_linear.argtypes = [layer, pointer, int64, pointer, int64, pointer, integer]
     loaded.llmcli_linear.restype = None
     return loaded
+
+
+def has_matrix_units() -> bool:
+    """Whether the library is there and multiplies bfloat16 on matrix units (AMX)."""
+    native = library()
+    return native is not None and bool(native.llmcli_has_matrix_units())
+
+
+def description() -> str:
+    """What the library computes with, in words."""
+    return f"own kernels for AVX-512{' and AMX' if has_matrix_units() else ''}"
 
 
 class Workspace:

@@ -85,6 +85,7 @@ void linear_rows(const struct linear *layer, const float *x, int64_t rows, void 
                  float *y, int64_t y_stride, int accumulate, int64_t first, int64_t last);
 void activate(float *values, int64_t count, int32_t activation);
 void layer_norm(const float *x, float *y, int64_t width, const struct norm *norm, float epsilon);
+float softmax(float *weights, int64_t count, float scale);
 void attend(const float *query, const float *keys, const float *values, int64_t count,
             int64_t head_dim, float scale, float *weights, float *out);
 
@@ -95,7 +96,13 @@ int64_t gemm_private_bytes(const struct linear *layer);
 void gemm_convert(const struct linear *layer, const float *x, int64_t rows, void *shared,
                   int thread, int threads);
 void gemm_panels(const struct linear *layer, const void *shared, int64_t rows, void *private_,
-                 float *y, int thread, int threads);
+                 float *y, int accumulate, int thread, int threads);
+
+/* attention.c: one head of consecutive tokens. */
+int64_t attend_bytes(int64_t positions, int64_t head_dim);
+void attend_many(const float *queries, int64_t queries_stride, int64_t count, int64_t start,
+                 const float *keys, const float *values, int64_t head_dim, float scale,
+                 void *memory, float *out, int64_t out_stride);
 
 /* threads.c */
 typedef void work(void *argument, int thread, int threads);

@@ -33,6 +33,9 @@ class Step:
     Args:
         weights: The model; kept, for the library points into it.
         layers: What the library needs to know of its linear layers, by their objects' ids.
+
+    Attributes:
+        takes_many: Whether more than 32 consecutive tokens of one row can be appended at once.
     """
 
     def __init__(self, weights: GPT2Weights, layers: dict[int, Layer]) -> None:
@@ -61,6 +64,10 @@ class Step:
             lm_head=layers[id(weights.lm_head)],
         )
         self._workspace = Workspace()
+        native = library()
+        self.takes_many = native is not None and bool(
+            native.llmcli_takes_many(ctypes.byref(self._model))
+        )
 
     @classmethod
     def over(cls, weights: GPT2Weights) -> Step | None:
@@ -89,10 +96,13 @@ class Step:
         first: Sequence[int],
         logits: int,
     ) -> Tensor:
-        """Append tokens; the same bits whatever stands beside a token, and however many threads.
+        """Append tokens; the same bits however many threads there are.
+
+        Up to 32 tokens also give the same bits whatever stands beside them. More are multiplied
+        in bfloat16.
 
         Args:
-            hidden: Embeddings [count, n_embd], float32, at most 32 of them; overwritten.
+            hidden: Embeddings [count, n_embd], float32; overwritten.
             cache: [layer, 2, row, head, room, head_dim], float32, contiguous.
             places: The cache's row and position of each token, ascending.
             first: The first position that each row of the cache uses.
@@ -103,7 +113,7 @@ class Step:
         """
         native = library()
         count = len(hidden)
-        if native is None or count > FEW_ROWS:
+        if native is None or (count > FEW_ROWS and not self.takes_many):
             raise RuntimeError("no library, or too many tokens for one step")
         result = torch.empty(logits, self._model.lm_head.n)
         int64s = ctypes.c_int64 * count
@@ -117,6 +127,7 @@ class Step:
         where = Cache(data=address(cache), rows=len(first), room=room)
         threads = torch.get_num_threads()
         model = ctypes.byref(self._model)
+        memory = native.llmcli_step_bytes(model, count, logits, room, FEW_ROWS, threads)
         native.llmcli_step(
             model,
             ctypes.byref(where),
@@ -124,7 +135,8 @@ class Step:
             address(hidden),
             address(result),
             count - logits,
-            self._workspace.pointer(native.llmcli_step_bytes(model, count, room, threads)),
+            FEW_ROWS,
+            self._workspace.pointer(memory),
             threads,
         )
         return result
