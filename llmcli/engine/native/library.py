@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.machinery
 import os
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -146,8 +147,8 @@ def description() -> str:
     return f"own kernels for AVX-512{' and AMX' if has_matrix_units() else ''}"
 
 
-class Workspace:
-    """Memory that calls work in, kept between them."""
+class Workspace(threading.local):
+    """Memory that calls work in, kept between them; each thread of Python has its own."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0, dtype=torch.uint8)

@@ -12,6 +12,8 @@ PanelPrecision = Literal["bfloat16", "int8", "int4"]
 
 _LANES = 16
 _INT4_GROUP = 32
+# A multiple of the lanes: what is computed on the way stays small beside a model's head.
+_ROWS_AT_ONCE = 2048
 # Beyond this a weight does not fit into the float16 that scales are kept in.
 _LARGEST_SCALE = 6e4
 
@@ -26,20 +28,26 @@ def pack(weight: Tensor, precision: PanelPrecision) -> dict[str, Tensor]:
         ``panels`` (its type and shape tell the precision), ``scales`` of integers, and ``size``,
         [2]: outputs and inputs without padding.
     """
-    size = torch.tensor(weight.shape)
-    if precision == "int4":
-        packed = _int4(weight.float())
-        if packed is not None:
-            return {**packed, "size": size}
-        precision = "int8"
+    made: list[dict[str, Tensor]] = []
+    for rows in torch.split(weight, _ROWS_AT_ONCE):
+        packed = _pack_rows(rows, precision)
+        if packed is None:
+            return pack(weight, "int8")
+        made.append(packed)
+    joined = {name: torch.cat([each[name] for each in made]) for name in made[0]}
+    return {**joined, "size": torch.tensor(weight.shape)}
+
+
+def _pack_rows(weight: Tensor, precision: PanelPrecision) -> dict[str, Tensor] | None:
+    """Pack some outputs; None where int4's scales do not fit float16."""
     if precision == "bfloat16":
-        panels = _panels(_pad(weight.to(torch.bfloat16), 64), 2)
-        return {"panels": panels, "size": size}
+        return {"panels": _panels(_pad(weight.to(torch.bfloat16), 64), 2)}
+    if precision == "int4":
+        return _int4(weight.float())
     weight = weight.float()
     scale = weight.abs().amax(dim=1).clamp_(min=1e-12) / 127
     values = (weight / scale[:, None]).round_().clamp_(-127, 127)
-    panels = _panels((_pad(values, 64) + 128).to(torch.uint8), 4)
-    return {"panels": panels, "scales": scale, "size": size}
+    return {"panels": _panels((_pad(values, 64) + 128).to(torch.uint8), 4), "scales": scale}
 
 
 def _int4(weight: Tensor) -> dict[str, Tensor] | None:
