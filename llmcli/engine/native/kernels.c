@@ -6,7 +6,7 @@
 #include "native.h"
 #include "vector.h"
 
-enum { INT8_GROUP = 64, INT4_GROUP = 32 };
+enum { INT8_GROUP = 64, INT4_GROUP = 32, COLUMNS_IN_CACHE = 64 << 10 };
 
 int64_t padded(int64_t count, int64_t to)
 {
@@ -299,7 +299,8 @@ OVER_PANELS(bf16_panels, const float *, bf16_panel)
 FAST static void in_major(const struct linear *layer, const float *x, int64_t rows, float *y,
                           int64_t y_stride, int accumulate, int64_t first, int64_t last)
 {
-    int64_t n = layer->n, k = layer->k, step = rows <= 4 ? last - first : 256;
+    int64_t n = layer->n, k = layer->k;
+    int64_t step = COLUMNS_IN_CACHE / rows < last - first ? COLUMNS_IN_CACHE / rows / 64 * 64 : last - first;
     for (int64_t begin = first; begin < last; begin += step) {
         int64_t end = begin + step < last ? begin + step : last;
         for (int64_t row = 0; row < rows; row++)
@@ -344,43 +345,53 @@ FAST static void in_major(const struct linear *layer, const float *x, int64_t ro
     }
 }
 
-/* Four outputs at a time, each a product of two vectors. */
+/* Four outputs by up to four rows, each a product of two vectors. */
+INLINE void out_major_tile(const struct linear *layer, const float *x, const int rows, float *y,
+                           int64_t y_stride, int accumulate, int64_t output, int outputs)
+{
+    int64_t k = layer->k;
+    const float *weights[4];
+    __m512 sum[4][4];
+    for (int o = 0; o < 4; o++)
+        weights[o] = (const float *)layer->weights + (output + (o < outputs ? o : 0)) * k;
+    for (int r = 0; r < rows; r++)
+        for (int o = 0; o < 4; o++)
+            sum[r][o] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < k; i += LANES) {
+        __mmask16 some = lanes(k - i);
+        __m512 w[4];
+        for (int o = 0; o < 4; o++)
+            w[o] = _mm512_maskz_loadu_ps(some, weights[o] + i);
+        for (int r = 0; r < rows; r++) {
+            __m512 value = _mm512_maskz_loadu_ps(some, x + r * k + i);
+            for (int o = 0; o < 4; o++)
+                sum[r][o] = _mm512_fmadd_ps(w[o], value, sum[r][o]);
+        }
+    }
+    for (int r = 0; r < rows; r++) {
+        float *to = y + r * y_stride + output;
+        for (int o = 0; o < outputs; o++) {
+            float total = _mm512_reduce_add_ps(sum[r][o]);
+            if (layer->bias)
+                total += layer->bias[output + o];
+            to[o] = accumulate ? to[o] + total : total;
+        }
+        activate(to, outputs, layer->activation);
+    }
+}
+
 FAST static void out_major(const struct linear *layer, const float *x, int64_t rows, float *y,
                            int64_t y_stride, int accumulate, int64_t first, int64_t last)
 {
-    int64_t k = layer->k;
     for (int64_t output = first; output < last; output += 4) {
         int outputs = last - output < 4 ? (int)(last - output) : 4;
-        const float *weights[4];
-        for (int o = 0; o < 4; o++)
-            weights[o] = (const float *)layer->weights + (output + (o < outputs ? o : 0)) * k;
-        for (int64_t row = 0; row < rows; row++) {
-            const float *values = x + row * k;
-            __m512 sum[4];
-            for (int o = 0; o < 4; o++)
-                sum[o] = _mm512_setzero_ps();
-            int64_t i = 0;
-            for (; i + LANES <= k; i += LANES) {
-                __m512 value = _mm512_loadu_ps(values + i);
-                for (int o = 0; o < 4; o++)
-                    sum[o] = _mm512_fmadd_ps(_mm512_loadu_ps(weights[o] + i), value, sum[o]);
-            }
-            if (i < k) {
-                __mmask16 some = lanes(k - i);
-                __m512 value = _mm512_maskz_loadu_ps(some, values + i);
-                for (int o = 0; o < 4; o++)
-                    sum[o] = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(some, weights[o] + i), value,
-                                             sum[o]);
-            }
-            float *to = y + row * y_stride + output;
-            for (int o = 0; o < outputs; o++) {
-                float total = _mm512_reduce_add_ps(sum[o]);
-                if (layer->bias)
-                    total += layer->bias[output + o];
-                to[o] = accumulate ? to[o] + total : total;
-            }
-            activate(to, outputs, layer->activation);
-        }
+        int64_t row = 0;
+        for (; row + 4 <= rows; row += 4)
+            out_major_tile(layer, x + row * layer->k, 4, y + row * y_stride, y_stride, accumulate,
+                           output, outputs);
+        for (; row < rows; row++)
+            out_major_tile(layer, x + row * layer->k, 1, y + row * y_stride, y_stride, accumulate,
+                           output, outputs);
     }
 }
 
