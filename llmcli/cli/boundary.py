@@ -218,6 +218,20 @@ class InterruptFlag:
         if self._before is not None and not self.set:
             signal.signal(signal.SIGINT, self._before)
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Inside, Ctrl-C raises as everywhere: for waiting on input, which looks at no flag."""
+        if self._before is None or self.set:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._before)
+        try:
+            yield
+        finally:
+            # What raised has made the second Ctrl-C leave at once; that stays.
+            if signal.getsignal(signal.SIGINT) is self._before:
+                signal.signal(signal.SIGINT, self._on_interrupt)
+
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self.set = True
         signal.signal(signal.SIGINT, _leave_now)

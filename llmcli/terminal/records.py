@@ -43,15 +43,15 @@ class Source:
         """How messages call it."""
         return "The text" if self.data is not None else source_name(self.name)
 
-    def chunks(self, watch: Watch | None = None) -> Iterator[bytes]:
-        """Yield its bytes in pieces; raises as `inputs.read_chunks`."""
+    def chunks(self, watch: Watch | None = None, *, as_it_comes: bool = False) -> Iterator[bytes]:
+        """Yield its bytes in pieces; arguments and errors as for `inputs.read_chunks`."""
         if self.data is not None:
             yield self.data
             return
         total = _size(self.name)
         done = 0
         with (watch or nullcontext)() as show:
-            for chunk in read_chunks(self.name):
+            for chunk in read_chunks(self.name, as_it_comes=as_it_comes):
                 done += len(chunk)
                 if show is not None and (total or done) >= _ANNOUNCED:
                     show(self.label, done, total)
@@ -120,12 +120,14 @@ def records(
     errors: DecodeErrors = "strict",
     text_field: str = "prompt",
     watch: Watch | None = None,
+    as_it_comes: bool = False,
 ) -> Iterator[Record]:
     """Yield the records of all sources.
 
     A whole source is a record whose parts are read as they are asked for. A line ends before
     its newline, which belongs to no record (a carriage return belongs to it); what follows the
     last separator is a record unless it is empty. Empty lines are records too, but of JSON.
+    ``as_it_comes``: a record is there as soon as its last byte is, on a pipe too.
 
     Raises:
         InvalidInput: a source cannot be read. What is wrong with a single line or JSON record
@@ -133,7 +135,7 @@ def records(
         InvalidText: a whole source is not valid UTF-8; raised while its parts are read.
     """
     for source in found:
-        chunks = source.chunks(watch)
+        chunks = source.chunks(watch, as_it_comes=as_it_comes)
         if kind == "whole":
             parts = text_parts(chunks, source=source.label, errors=errors)
             yield Record(parts=parts, place=source.label, name=source.name)
