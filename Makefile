@@ -24,7 +24,7 @@ unit: $(VENV)/.installed-dev
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/pip
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard llmcli/engine/native/*.[ch]) | $(VENV)/bin/pip
 	$(PIP) install --constraint constraints.txt --upgrade pip
 	$(PIP) install --constraint constraints.txt --editable .
 	touch $@

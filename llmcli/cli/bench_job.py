@@ -71,6 +71,7 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
         "precision": model.precision,
         "device": model.device,
         "processor": processor_name(),
+        "kernels": getattr(decoder, "kernels", "torch's operators"),
         "threads": torch.get_num_threads(),
         "repetitions": job.repetitions,
         "load_seconds": load_seconds,

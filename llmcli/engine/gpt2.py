@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from llmcli.engine.gpt2_weights import GPT2Weights
+from llmcli.engine.native.library import FEW_ROWS, description
+from llmcli.engine.native.step import Step
 
 # A prompt is read this many tokens at a time, so that memory does not grow with its square.
 PREFILL_TOKENS = 512
@@ -34,6 +36,7 @@ class GPT2Decoder:
     def __init__(self, weights: GPT2Weights) -> None:
         self._weights = weights
         self._shape = weights.shape
+        self._native_step = Step.over(weights)
         self._scales = [self._shape.attention_scale(i) for i in range(self._shape.n_layer)]
         self._end = 0
         self._pads: list[int] = []
@@ -60,6 +63,11 @@ class GPT2Decoder:
         """Bytes of weights that a step reads."""
         return self._weights.nbytes
 
+    @property
+    def kernels(self) -> str:
+        """What computes, in words."""
+        return description() if self._native_step is not None else "torch's operators"
+
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts afresh; logits [batch, vocab].
@@ -70,14 +78,23 @@ class GPT2Decoder:
         self._pads = [self._end - len(prompt) for prompt in prompts]
         self._cache = self._new_cache(len(prompts), self._end)
         self._refresh_mask()
-        last = []
-        for row, (prompt, pad) in enumerate(zip(prompts, self._pads, strict=True)):
-            cache = self._cache[:, :, row : row + 1, :, pad:]
-            for start in range(0, len(prompt), PREFILL_TOKENS):
-                ids = torch.tensor([prompt[start : start + PREFILL_TOKENS]], device=self._device)
-                hidden = self._read(ids, cache, start, start, None)
-            last.append(hidden[-1:])
-        return self._weights.lm_head(torch.cat(last) if len(last) > 1 else last[0]).float()
+        logits = [self._prefill_row(row, prompt) for row, prompt in enumerate(prompts)]
+        return torch.cat(logits) if len(logits) > 1 else logits[0]
+
+    def _prefill_row(self, row: int, prompt: Sequence[int]) -> Tensor:
+        """Read a prompt into a row; logits after it, [1, vocab]."""
+        pad, end = self._pads[row], self._end
+        if self._at_once(1, len(prompt)):
+            for start in range(pad, end, PREFILL_TOKENS):
+                places = [(row, at) for at in range(start, min(start + PREFILL_TOKENS, end))]
+                tokens = prompt[start - pad : start - pad + len(places)]
+                logits = self._append_at_once(tokens, places, logits=1)
+            return logits
+        cache = self._cache[:, :, row : row + 1, :, pad:]
+        for start in range(0, len(prompt), PREFILL_TOKENS):
+            ids = torch.tensor([prompt[start : start + PREFILL_TOKENS]], device=self._device)
+            hidden = self._read(ids, cache, start, start, None)
+        return self._weights.lm_head(hidden[-1:]).float()
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -155,6 +172,11 @@ class GPT2Decoder:
             grown = self._new_cache(len(tokens), start + time)
             grown[:, :, :, :, :start] = self._cache[:, :, :, :, :start]
             self._cache = grown
+        if self._at_once(len(tokens), time):
+            self._end = start + time
+            flat = [token for row in tokens for token in row]
+            places = [(row, at) for row in range(len(tokens)) for at in range(start, self._end)]
+            return self._append_at_once(flat, places, logits=len(flat))
         ids = torch.tensor(tokens, device=self._device)
         position: int | Tensor = start
         if self._pad_mask is not None:
@@ -163,6 +185,22 @@ class GPT2Decoder:
         hidden = self._read(ids, self._cache, start, position, self._pad_mask)
         self._end = start + time
         return self._weights.lm_head(hidden).float()
+
+    def _at_once(self, rows: int, time: int) -> bool:
+        """Whether the library appends so many tokens to so many rows."""
+        step = self._native_step
+        return step is not None and (rows * time <= FEW_ROWS or (rows == 1 and step.takes_many))
+
+    def _append_at_once(
+        self, tokens: Sequence[int], places: Sequence[tuple[int, int]], *, logits: int
+    ) -> Tensor:
+        """Put tokens at (row, cache position) by the library; the last ones' logits."""
+        weights, pads, step = self._weights, self._pads, self._native_step
+        if step is None:
+            raise RuntimeError("the library is not there")
+        hidden = weights.wte[list(tokens)].float()
+        hidden += weights.wpe[[at - pads[row] for row, at in places]]
+        return step(hidden, self._cache, places, first=pads, logits=logits)
 
     def _read(
         self,

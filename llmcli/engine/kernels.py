@@ -17,6 +17,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from llmcli.engine.native.layers import PanelLinear, float_layer
+from llmcli.engine.native.library import library
+from llmcli.engine.native.panels import pack
+
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Activation = Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish", "tanh"]
 
@@ -68,8 +72,20 @@ def activate(x: Tensor, name: Activation | None) -> Tensor:
 # -- what this processor and this torch can do -----------------------------------------------
 
 
-def unsupported(precision: str) -> str | None:
-    """Say why a precision cannot be had here; None where it can."""
+def decodes_natively() -> bool:
+    """Whether the library of C functions is there for decoding."""
+    return library() is not None
+
+
+def unsupported(precision: str, *, decoding: bool = False) -> str | None:
+    """Say why a precision cannot be had here; None where it can.
+
+    Args:
+        precision: The precision.
+        decoding: Whether layers for decoding are meant, as in :func:`quantize`.
+    """
+    if decoding and decodes_natively():
+        return None
     if precision == "bfloat16":
         library: Any = torch.ops.mkldnn
         if not (_has_onednn() and library._is_mkldnn_bf16_supported()):
@@ -117,6 +133,7 @@ class FloatLinear:
         self._activation = activation
         self._on_cpu = weight.device.type == "cpu"
         self._onednn = self._on_cpu and _has_onednn()
+        self.layer = float_layer(weight, bias, activation)
         self._in_major = not weight.is_contiguous()
         self._slices = math.gcd(weight.shape[1], _SLICES)
         rows, width = weight.shape
@@ -162,16 +179,25 @@ class FloatLinear:
 # -- stored weights --------------------------------------------------------------------------
 
 
-def quantize(weight: Tensor, precision: Precision) -> dict[str, Tensor]:
+def quantize(weight: Tensor, precision: Precision, *, decoding: bool = False) -> dict[str, Tensor]:
     """Turn float weights [out, in] into the plain tensors of a precision.
 
     int8: symmetric, a scale for each output. int4: a scale and an offset for each group of 32
-    inputs of an output, in bfloat16. A precision that the shape does not allow gives way to the
-    next finer one.
+    inputs of an output. A precision that the shape does not allow gives way to the next finer
+    one.
+
+    Args:
+        weight: Shape [out, in].
+        precision: What they become.
+        decoding: Whether few rows at a time go through the layer. They are then packed for the
+            library of C functions, where it is there; it is ahead of torch's operators with few
+            rows, which are ahead with many.
 
     Returns:
         Tensors by name; what :func:`make_linear` takes.
     """
+    if decoding and precision != "float32" and decodes_natively() and not weight.is_cuda:
+        return pack(weight, precision)
     rows, width = weight.shape
     if precision == "int4" and width % INT4_GROUP == 0:
         return _quantize_int4(weight.float().contiguous(), rows, width)
@@ -206,6 +232,8 @@ def make_linear(
     stored: Mapping[str, Tensor], bias: Tensor | None, activation: Activation | None = None
 ) -> Linear:
     """Make a layer of what :func:`quantize` returned and a float32 bias [out] or None."""
+    if "panels" in stored:
+        return PanelLinear(stored, bias, activation)
     if "int8" in stored:
         return Int8Linear(stored["int8"], stored["scale"], bias, activation)
     if "int4" in stored:

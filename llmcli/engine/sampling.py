@@ -20,8 +20,8 @@ from llmcli.engine.params import SamplingParams
 
 # Up to this many logits are sorted whole.
 _SORTED_WHOLE = 2048
-# How near the two bounds of top-p come before what is between them is sorted.
-_NARROW = 1.1
+# Bits of a float that bins of probabilities leave out: 6 of the 23 after the point remain.
+_BIN_BITS = 17
 # Sums over a vocabulary are taken over blocks of this many.
 _BLOCK = 256
 
@@ -93,35 +93,27 @@ def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
 def _filter_top_p_of_many(logits: Tensor, top_p: float) -> Tensor:
     """The same without sorting all: only where the border between kept and removed runs.
 
-    Probabilities below ``low`` add up to at most 1 - top_p, so all of them go; those below
-    ``high`` add up to more, so all from there on stay. Bisection brings the two together until
-    few tokens are left between them, which are sorted as above.
+    The bits of a float that is not negative are in its order, so their upper ones part the
+    probabilities into bins of a 64th of an octave, counted in one pass. Bins that add up to at
+    most 1 - top_p go whole, and the next one is sorted as above.
     """
     probs = logits.softmax(dim=-1)
-    negative = -probs
+    bins = probs.view(torch.int32) >> _BIN_BITS
+    mass = torch.bincount(bins, weights=probs.double()).cumsum(dim=0)
     removable = 1 - top_p
-
-    def mass_below(bound: float) -> float:
-        return -torch.threshold(negative, -bound, 0).sum().item()
-
-    highest = probs.max().item()
-    low, high, known_high = removable / len(probs), highest, math.inf
-    while high > low * _NARROW:
-        middle = math.sqrt(low) * math.sqrt(high)
-        if mass_below(middle) <= removable:
-            low = middle
-        else:
-            high = known_high = middle
-    between = ((probs >= low) & (probs < known_high)).nonzero()[:, 0]
+    last = len(mass) - 1
+    border = min(int(torch.searchsorted(mass, removable, right=True)), last)
+    between = (bins == border).nonzero()[:, 0]
     values, order = torch.sort(probs[between], stable=True)
-    removed = values.cumsum(dim=-1) + mass_below(low) <= removable
-    if known_high == math.inf:
-        removed[-1] = False
-    removed_ids, kept_ids = between[order[removed]], between[order[~removed]]
-    kept = logits[kept_ids] if len(kept_ids) else logits[probs >= known_high]
-    filtered = _keep_from(logits, kept.min())
-    # What ties with the last one kept.
-    filtered[removed_ids] = -math.inf
+    below = mass[border - 1] if border else 0.0
+    cut = int((values.cumsum(dim=-1, dtype=torch.float64) + below <= removable).sum())
+    if border == last:
+        cut = min(cut, len(values) - 1)
+    if cut == len(values):  # the sums, in another order, differ in their last bits
+        return _keep_from(logits, logits[bins > border].min())
+    filtered = _keep_from(logits, logits[between[order[cut]]])
+    if cut and values[cut - 1] == values[cut]:  # a tie, of which the first ones go
+        filtered[between[order[:cut]]] = -math.inf
     return filtered
 
 

@@ -57,6 +57,7 @@ def bench_setting(record: Mapping[str, Any]) -> str:
     bandwidth = record["memory_bandwidth_bytes_per_second"]
     limit = f", memory read at {bandwidth / 1e9:.1f} GB/s" if bandwidth else ""
     return (
-        f"{record['processor']}, {record['threads']} threads{limit}; tokens a second, mean and "
-        f"deviation of {record['repetitions']} runs after one that does not count"
+        f"{record['processor']}, {record['threads']} threads, {record['kernels']}{limit}; "
+        f"tokens a second, mean and deviation of {record['repetitions']} runs after one that "
+        "does not count"
     )

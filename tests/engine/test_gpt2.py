@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,20 @@ from torch import Tensor
 from llmcli.engine import gpt2
 from llmcli.engine.gpt2 import GPT2Decoder
 from llmcli.engine.gpt2_weights import GPT2Shape, GPT2Weights, supports
+from llmcli.engine.native.library import library
+
+
+@pytest.fixture(scope="module", params=["native", "torch"], autouse=True)
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything holds over the library of C functions and over torch's operators alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setenv("LLMCLI_NATIVE", "0")
+        library.cache_clear()
+        if (library() is not None) != (request.param == "native"):
+            pytest.skip("the library was not built, or this processor lacks AVX-512")
+        yield request.param
+    library.cache_clear()
 
 
 def assert_close(actual: Tensor, expected: Tensor) -> None:
