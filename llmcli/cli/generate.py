@@ -69,10 +69,9 @@ if TYPE_CHECKING:
 @click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Decode N continuations at once; the texts stay the same.",
+    help="Decode N continuations at once; the texts stay the same.  [default: 1; with --jsonl 8 "
+    "where that is exact]",
 )
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
@@ -166,7 +165,7 @@ def _run_batch(
     loaded = model.load(console)
     params = settle(loaded, given, biases)
     draft = _draft(options, loaded, model, console)
-    return BatchRun(loaded, params, options, console, draft, found, inputs.errors).write()
+    return BatchRun(loaded, params, options, console, draft, found).write()
 
 
 def _draft(

@@ -10,8 +10,7 @@ from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.generate_run import Run
 from llmcli.engine.params import DraftStats, TokenEvent
 from llmcli.errors import BatchHadErrors, InvalidInput
-from llmcli.terminal.inputs import DecodeErrors
-from llmcli.terminal.records import Record, Source, records
+from llmcli.terminal.records import Record, Source, json_records_at_hand
 
 if TYPE_CHECKING:
     from llmcli.models.batch import Told
@@ -22,7 +21,6 @@ class BatchRun(Run):
     """JSON lines in, JSON lines out, in the same order; other fields pass through."""
 
     sources: list[Source]
-    errors: DecodeErrors
 
     def write(self) -> bool:
         """Generate and write; whether Ctrl-C cut it short.
@@ -61,25 +59,24 @@ class BatchRun(Run):
             )
         return interrupted.set
 
-    def _texts(self, interrupted: InterruptFlag) -> Iterator[tuple[Record, str | InvalidInput]]:
-        """Yield the input's records with their texts, each read when it is asked for."""
-        found = records(
-            self.sources,
-            kind="jsonl",
-            errors=self.errors,
-            text_field=self.options.field,
-            as_it_comes=True,
-        )
+    def _texts(
+        self, interrupted: InterruptFlag
+    ) -> Iterator[tuple[Record, str | InvalidInput] | None]:
+        """Yield the input's records with their texts; None where the next must be waited for."""
+        found = json_records_at_hand(self.sources, text_field=self.options.field)
         while True:
             try:
                 # Waiting for input ends at once: nothing is under way then.
                 with interrupted.lifted():
-                    record = next(found, None)
+                    record = next(found)
+            except StopIteration:
+                return
             except KeyboardInterrupt:
                 interrupted.set = True
                 return
             if record is None:
-                return
+                yield None
+                continue
             self._seen += 1
             yield record, record.error or record.text
 

@@ -40,7 +40,7 @@ class GenerateOptions:
     draft: str | None
     jsonl: bool
     field: str
-    batch_size: int
+    batch_size: int | None
 
     def given(self) -> dict[str, Any]:
         """Return what was set, by SamplingParams' names."""
@@ -152,7 +152,7 @@ class PromptRun(Run):
             should_stop=interrupted,
             draft=self.draft,
             draft_stats=draft_stats,
-            batch_size=self.options.batch_size,
+            batch_size=self.options.batch_size or 1,
         )
         stats = GenerationStats(prompt_tokens=continuation.prompt_tokens, draft=draft_stats)
         events = stats.watch(continuation.events)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.generation import choose, generate
+from llmcli.engine.gpt2 import GPT2Decoder
+from llmcli.engine.native.library import FEW_ROWS, description
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.engine.sampling import derive_seed
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
@@ -34,6 +36,15 @@ class Row:
     prompt: Prompt
     record: int = 0
     index: int = 0
+
+
+def rows_alike(decoder: Decoder) -> int:
+    """How many rows a decoder computes at once with the very bits that each would have alone.
+
+    1 where a row's logits depend, in their last bits, on how many rows there are.
+    """
+    own_kernels = isinstance(decoder, GPT2Decoder) and decoder.kernels == description()
+    return FEW_ROWS if own_kernels else 1
 
 
 def generate_batch(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 K = TypeVar("K")
+
+# How many sequences go together where nobody said so.
+DEFAULT_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,32 +39,57 @@ class Told(Generic[K]):
     error: RowError | None = None
 
 
-def alone_because(model: LanguageModel, params: SamplingParams, draft: Draft | None) -> str | None:
-    """Say why sequences must be decoded one at a time; None where they need not be.
+def group_size(
+    model: LanguageModel,
+    decoder: Decoder | None,
+    params: SamplingParams,
+    draft: Draft | None,
+    batch_size: int | None,
+) -> int:
+    """How many sequences to decode at once; a notice where more were asked for in vain.
 
-    To be asked when the model's decoder is there, for its precision is settled then.
+    None for ``batch_size`` leaves it to us: several where that changes no bit of a logit.
     """
-    if params.num_beams > 1:
+    from llmcli.engine.batching import rows_alike
+
+    if batch_size == 1 or (batch_size is None and (decoder is None or rows_alike(decoder) == 1)):
+        return 1
+    reason = _alone_because(model, decoder, params, draft)
+    if reason is None:
+        alike = 1 if decoder is None else rows_alike(decoder)
+        size = batch_size or DEFAULT_BATCH
+        return size if alike == 1 else min(size, alike)
+    if batch_size is not None:
+        model.notify(f"Continuations are decoded one at a time: {reason}.")
+    return 1
+
+
+def _alone_because(
+    model: LanguageModel, decoder: Decoder | None, params: SamplingParams, draft: Draft | None
+) -> str | None:
+    from llmcli.engine.batching import rows_alike
+
+    if params.num_beams > 1 or decoder is None:
         return "beam search fills a batch by itself"
     if draft is not None:
         return "a draft looks ahead in one of them"
     if params.overflow == "slide":
         return "each that slides is read afresh in its own time"
-    if model.precision != "float32":
+    if model.precision != "float32" and rows_alike(decoder) == 1:
         # Measured (README, "Batches"): a quarter of the texts or all of them would change.
         return (
-            f"in {model.precision} several at once are rounded differently from one, and a text "
-            "must not depend on its neighbours (float32 allows it)"
+            f"in {model.precision} several at once are rounded differently from one here, and a "
+            "text must not depend on its neighbours (float32 allows it)"
         )
     return None
 
 
 def continue_batch(
     model: LanguageModel,
-    texts: Iterable[tuple[K, str | InvalidInput]],
+    texts: Iterable[tuple[K, str | InvalidInput] | None],
     params: SamplingParams,
     *,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     bos: bool = False,
     heal: bool = False,
     special: SpecialTokens = "text",
@@ -73,16 +100,18 @@ def continue_batch(
     """Continue texts, ``batch_size`` sequences at a time; all of a text's come before the next's.
 
     A text's continuation depends on the model, the settings, the seed and its place among the
-    texts; not on ``batch_size`` nor on its neighbours, up to the last bits in which a model
-    computes several rows differently from one. Texts are taken from the iterator as a batch
-    needs them. What is wrong with one of them is told in its place. With settings that do not
-    allow it (see :func:`alone_because`) sequences go one after the other, and a notice says so.
+    texts; not on ``batch_size`` nor on its neighbours. Where several rows at once are computed
+    with other bits than one (see :func:`llmcli.engine.batching.rows_alike`), that holds up to
+    the last bits of float32. Texts are taken from the iterator as a batch needs them. What is
+    wrong with one of them is told in its place. With settings that do not allow it sequences go
+    one after the other, and a notice says so.
 
     Args:
         model: The model.
-        texts: A key and a text each; an error in a text's place is passed on.
+        texts: A key and a text each; an error in a text's place is passed on. None says that
+            the next text must be waited for: what is there is continued first.
         params: Settings, the same for all.
-        batch_size: How many sequences at once.
+        batch_size: How many sequences at once; None for several where that is exact.
         bos: Put the begin-of-text token first.
         heal: Let the model re-divide each prompt's last token.
         special: What control tokens in a text are.
@@ -96,21 +125,10 @@ def continue_batch(
     """
     decoder = None if params.num_beams > 1 else model.decoder()
     plan = _Plan(model=model, params=params, bos=bos, heal=heal, special=special)
-    if not side_by_side(model, params, draft, batch_size) or decoder is None:
+    size = group_size(model, decoder, params, draft, batch_size)
+    if size == 1 or decoder is None:
         return _one_by_one(plan, texts, decoder, should_stop, draft, draft_stats)
-    return _Groups(plan, texts, decoder, batch_size, should_stop).run()
-
-
-def side_by_side(
-    model: LanguageModel, params: SamplingParams, draft: Draft | None, batch_size: int
-) -> bool:
-    """Whether to decode several sequences at once; a notice where that was asked for in vain."""
-    if batch_size == 1:
-        return False
-    reason = alone_because(model, params, draft)
-    if reason is not None:
-        model.notify(f"Sequences are decoded one at a time: {reason}.")
-    return reason is None
+    return _Groups(plan, texts, decoder, size, should_stop).run()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +144,7 @@ class _Plan:
 
 def _one_by_one(
     plan: _Plan,
-    texts: Iterable[tuple[K, str | InvalidInput]],
+    texts: Iterable[tuple[K, str | InvalidInput] | None],
     decoder: Decoder | None,
     should_stop: Callable[[], bool],
     draft: Draft | None,
@@ -134,7 +152,7 @@ def _one_by_one(
 ) -> Iterator[Told[K]]:
     from llmcli.models.continuation import continue_text
 
-    for number, (key, text) in enumerate(texts):
+    for number, (key, text) in enumerate(each for each in texts if each is not None):
         if should_stop():
             return
         if isinstance(text, InvalidInput):
@@ -179,7 +197,7 @@ class _Groups(Generic[K]):
     def __init__(
         self,
         plan: _Plan,
-        texts: Iterable[tuple[K, str | InvalidInput]],
+        texts: Iterable[tuple[K, str | InvalidInput] | None],
         decoder: Decoder,
         batch_size: int,
         should_stop: Callable[[], bool],
@@ -200,8 +218,7 @@ class _Groups(Generic[K]):
         while failure is None:
             group: list[_Item[K]] = []
             try:
-                for item in islice(items, self._batch_size):
-                    group.append(item)
+                self._gather(items, group)
             except LlmcliError as exc:
                 failure = exc  # the input breaks off; what came before it is done first
             if not group or self._should_stop():
@@ -222,12 +239,26 @@ class _Groups(Generic[K]):
         if failure is not None:
             raise failure
 
-    def _items(self) -> Iterator[_Item[K]]:
+    def _gather(self, items: Iterator[_Item[K] | None], group: list[_Item[K]]) -> None:
+        """Fill a group, or as much of it as is there without waiting."""
+        for item in items:
+            if item is not None:
+                group.append(item)
+            if len(group) == self._batch_size or (group and item is None):
+                return
+
+    def _items(self) -> Iterator[_Item[K] | None]:
         from llmcli.engine.batching import Row
         from llmcli.models.continuation import encode_prompt, prepare_prompt
 
         plan = self._plan
-        for number, (key, text) in enumerate(self._texts):
+        number = -1
+        for each in self._texts:
+            if each is None:
+                yield None
+                continue
+            number += 1
+            key, text = each
             try:
                 if isinstance(text, InvalidInput):
                     raise text

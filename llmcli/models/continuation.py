@@ -197,7 +197,7 @@ def continue_text(
     """Encode a text, cut it to the context, load the model, and be ready to continue.
 
     ``num_return_sequences`` are decoded ``batch_size`` at a time where that can be done (see
-    :func:`llmcli.models.batch.alone_because`). ``record`` is the text's place among
+    :func:`llmcli.models.batch.group_size`). ``record`` is the text's place among
     others, of which the seeds of its sequences are made; ``decoder`` is one of the model's that
     may be used.
 
@@ -207,7 +207,7 @@ def continue_text(
     """
     from llmcli.engine.batching import generate_sequences
     from llmcli.engine.generation import generate
-    from llmcli.models.batch import side_by_side
+    from llmcli.models.batch import group_size
 
     ids = encode_prompt(model, text, bos=bos, special=special)
     prompt = prepare_prompt(model, ids, params, heal=heal)
@@ -226,8 +226,9 @@ def continue_text(
         )
     decoder = decoder or model.decoder()
     several = params.num_return_sequences > 1
-    if several and side_by_side(model, params, draft, batch_size):
-        events = generate_sequences(decoder, prompt, params, batch_size=batch_size, **common)
+    size = group_size(model, decoder, params, draft, batch_size) if several else 1
+    if size > 1:
+        events = generate_sequences(decoder, prompt, params, batch_size=size, **common)
     else:
         events = generate(decoder, prompt, params, draft=draft, draft_stats=draft_stats, **common)
     return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llmcli.cli.main import cli
+from llmcli.engine.native.library import library
 
 LINES = "\n".join(
     [
@@ -118,13 +119,18 @@ def test_what_is_wrong_with_the_call(tiny_gpt2: Path) -> None:
     assert "--batch-size" in generate(tiny_gpt2, "--batch-size", "0", "{}", code=2).stderr
 
 
-def test_a_precision_that_cannot_is_told_once(tiny_gpt2: Path) -> None:
+def test_what_cannot_go_together_is_told_once(
+    tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCLI_NATIVE", "0")
+    library.cache_clear()
     lines = '{"prompt": "the fox"}\n' * 3
     asked = ["-n", "3", "--seed", "1", "--precision", "int8"]
     alone = generate(tiny_gpt2, *asked, input=lines)
     together = generate(tiny_gpt2, *asked, "--batch-size", "3", input=lines)
     assert together.stdout == alone.stdout
-    assert together.stderr.startswith("Warning: Sequences are decoded one at a time: in int8 ")
+    library.cache_clear()
+    assert together.stderr.startswith("Warning: Continuations are decoded one at a time: in int8 ")
     assert together.stderr.count("\n") == 1
 
 

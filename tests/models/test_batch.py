@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llmcli.engine.gpt2 import GPT2Decoder
+from llmcli.engine.native.library import library
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.engine.speculative import NgramDraft
 from llmcli.errors import CorruptModel, InvalidInput
@@ -25,9 +26,21 @@ Outcome = list[tuple[str, str | None, str | None]]
 BROKEN = InvalidInput("Line 7 is not JSON.")
 
 
+@pytest.fixture(scope="module", autouse=True, params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything holds over the library of C functions and over torch's operators alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCLI_NATIVE", "1" if request.param == "native" else "0")
+        library.cache_clear()
+        if (library() is not None) != (request.param == "native"):
+            pytest.skip("the library was not built, or this processor lacks AVX-512")
+        yield request.param
+    library.cache_clear()
+
+
 @pytest.fixture(scope="module")
-def tiny(tiny_gpt2: Path) -> LanguageModel:
-    return load(str(tiny_gpt2))
+def tiny(tiny_gpt2: Path, kernels: str) -> LanguageModel:
+    return load(str(tiny_gpt2), device="cpu")
 
 
 def outcomes(told: Iterator[Told[int]]) -> dict[int, Outcome]:
@@ -58,7 +71,7 @@ def outcomes(told: Iterator[Told[int]]) -> dict[int, Outcome]:
 
 
 def run(
-    model: LanguageModel, texts: list[str | InvalidInput], given: dict[str, Any], **options: Any
+    model: LanguageModel, texts: Sequence[str | InvalidInput], given: dict[str, Any], **options: Any
 ) -> dict[int, Outcome]:
     params = sampling_params(model, given)
     return outcomes(continue_batch(model, enumerate(texts), params, **options))
@@ -91,9 +104,9 @@ SETTINGS: list[dict[str, Any]] = [
 def test_texts_do_not_depend_on_the_batch_size(
     tiny: LanguageModel, texts: list[str | InvalidInput], given: dict[str, Any], special: Any
 ) -> None:
-    alone = run(tiny, texts, given, special=special)
+    alone = run(tiny, texts, given, special=special, batch_size=1)
     assert list(alone) == list(range(len(texts)))
-    for size in (2, 7, 32):
+    for size in (2, 7, 32, None):
         assert run(tiny, texts, given, special=special, batch_size=size) == alone
 
 
@@ -114,9 +127,12 @@ def test_settings_that_come_to_forbid_every_token_are_the_records_error(
 
 
 @pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
-def test_a_real_model_at_several_batch_sizes() -> None:
-    """Prompts of one token to forty, ends by stop strings, by end of text and by length."""
-    model = load("fable", device="cpu")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_a_real_model_at_several_batch_sizes(kernels: str, precision: str) -> None:
+    """Prompts of one token to forty; ends by stop strings and by length; errors in between."""
+    if kernels == "torch" and precision != "float32":
+        pytest.skip("one at a time, whatever is asked for")
+    model = load("fable", device="cpu", precision=precision)
     texts: list[str | InvalidInput] = [
         "Once upon a time",
         "The",
@@ -131,7 +147,7 @@ def test_a_real_model_at_several_batch_sizes() -> None:
         "It was",
     ]
     given = {"seed": 11, "max_new_tokens": 10, "top_k": 8, "stop": (",", " the")}
-    alone = run(model, texts, given)
+    alone = run(model, texts, given, batch_size=1)
     reasons = {reason for made in alone.values() for _, reason, _ in made}
     assert {"stop", "length", None} <= reasons
     for size in (2, 7, 32):
@@ -159,19 +175,15 @@ def test_sequences_of_one_text_go_together(tiny: LanguageModel, size: int) -> No
 def test_rows_go_together_and_the_prompt_is_read_once(
     tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    widths = _step_widths(monkeypatch)
     read: list[int] = []
-    widths: list[int] = []
+    prefill = GPT2Decoder.prefill
 
-    class Counted(GPT2Decoder):
-        def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-            read.append(len(prompts))
-            return super().prefill(prompts)
+    def counted(self: GPT2Decoder, prompts: Sequence[Sequence[int]]) -> Tensor:
+        read.append(len(prompts))
+        return prefill(self, prompts)
 
-        def step(self, tokens: Sequence[int]) -> Tensor:
-            widths.append(len(tokens))
-            return super().step(tokens)
-
-    monkeypatch.setattr("llmcli.engine.gpt2.GPT2Decoder", Counted)
+    monkeypatch.setattr(GPT2Decoder, "prefill", counted)
     given = {"seed": 1, "max_new_tokens": 3, "num_return_sequences": 2, "ignore_eos": True}
     run(tiny, ["a", BROKEN, "b", "c"], given, batch_size=4)
     # Two of "a", the error, one of "b"; then the other one of "b" and two of "c".
@@ -192,6 +204,50 @@ def test_texts_are_read_as_they_are_needed(tiny: LanguageModel) -> None:
         told = continue_batch(tiny, endless(), params, batch_size=size)
         keys = [next(told).key for _ in range(2)]
         assert (keys, len(taken)) == ([0, 0], least)
+
+
+def test_what_is_at_hand_is_continued_before_more_is_waited_for(tiny: LanguageModel) -> None:
+    asked_for: list[int] = []
+
+    def coming() -> Iterator[tuple[int, str] | None]:
+        for number in range(6):
+            asked_for.append(number)
+            yield number, "the fox"
+            if number in (0, 3):
+                yield None
+                yield None
+
+    params = sampling_params(tiny, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True})
+    seen = [
+        (told.key, len(asked_for)) for told in continue_batch(tiny, coming(), params, batch_size=4)
+    ]
+    assert seen == [(0, 1)] * 2 + [(key, 4) for key in (1, 1, 2, 2, 3, 3)] + [
+        (key, 6) for key in (4, 4, 5, 5)
+    ]
+
+
+def test_several_go_together_by_default_where_that_is_exact(
+    tiny: LanguageModel, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = _step_widths(monkeypatch)
+    run(tiny, ["a"] * 9, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True})
+    assert widths == ([8, 1] if kernels == "native" else [1] * 9)
+    widths.clear()
+    run(tiny, ["a"] * 33, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True}, batch_size=40)
+    assert widths == ([32, 1] if kernels == "native" else [33])
+
+
+def _step_widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each step has."""
+    widths: list[int] = []
+
+    class Counted(GPT2Decoder):
+        def step(self, tokens: Sequence[int]) -> Tensor:
+            widths.append(len(tokens))
+            return super().step(tokens)
+
+    monkeypatch.setattr("llmcli.engine.gpt2.GPT2Decoder", Counted)
+    return widths
 
 
 def test_an_interrupt_tells_what_was_made_and_begins_nothing(tiny: LanguageModel) -> None:
@@ -218,31 +274,32 @@ def test_what_came_before_the_input_broke_off_is_done(tiny: LanguageModel) -> No
             next(told)
 
 
-def test_where_it_cannot_be_done_a_notice_says_so(tiny_gpt2: Path) -> None:
+def test_where_it_cannot_be_done_a_notice_says_so(tiny_gpt2: Path, kernels: str) -> None:
     said: list[str] = []
     texts = [(0, "the fox"), (1, "the crow")]
 
-    def told(precision: str, size: int, **given: Any) -> dict[int, Outcome]:
+    def told(precision: str, size: int | None, **given: Any) -> dict[int, Outcome]:
         said.clear()
         model = load(str(tiny_gpt2), precision=precision, notify=said.append)
         draft = given.pop("draft", None)
         params = SamplingParams(seed=1, max_new_tokens=6, **given)
         stats = DraftStats()
         return outcomes(
-            continue_batch(
-                model, iter(texts), params, batch_size=size, draft=draft, draft_stats=stats
-            )
+            continue_batch(model, texts, params, batch_size=size, draft=draft, draft_stats=stats)
         )
 
     cases: list[tuple[str, str, dict[str, Any]]] = [
-        ("int8", "in int8 several at once are rounded differently", {}),
         ("float32", "beam search", {"num_beams": 2, "temperature": 0.0}),
         ("float32", "slides", {"overflow": "slide"}),
         ("float32", "a draft", {"draft": NgramDraft()}),
     ]
+    if kernels == "torch":
+        cases.append(("int8", "in int8 several at once are rounded differently", {}))
     for precision, words, asked in cases:
         alone = told(precision, 1, **asked)
-        assert not [line for line in said if "one at a time" in line]
+        assert not said
+        assert told(precision, None, **asked) == alone
+        assert not said, "nothing was asked for"
         assert told(precision, 2, **asked) == alone
         assert len(said) == 1
         assert words in said[0]
