@@ -218,6 +218,27 @@ class InterruptFlag:
         if self._before is not None and not self.set:
             signal.signal(signal.SIGINT, self._before)
 
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Inside, Ctrl-C raises as everywhere: for waiting on input, which looks at no flag.
+
+        Raises:
+            KeyboardInterrupt: it was pressed, inside or before.
+        """
+        if self._before is None:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._before)
+        if self.set:  # looked at after the handler is in place, or one in between were lost
+            signal.signal(signal.SIGINT, _leave_now)
+            raise KeyboardInterrupt
+        try:
+            yield
+        finally:
+            # What raised has made the second Ctrl-C leave at once; that stays.
+            if signal.getsignal(signal.SIGINT) is not _leave_now:
+                signal.signal(signal.SIGINT, self._on_interrupt)
+
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         self.set = True
         signal.signal(signal.SIGINT, _leave_now)

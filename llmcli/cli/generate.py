@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.boundary import INTERRUPTED
+from llmcli.cli.generate_run import GenerateOptions, PromptRun, settle
 from llmcli.cli.options import (
     InputOptions,
     ModelOptions,
@@ -19,50 +17,16 @@ from llmcli.cli.options import (
     output_options,
 )
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
-from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
+from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.models.continuation import check_combination
-from llmcli.terminal.console import Console, to_json
+from llmcli.terminal.console import Console
 from llmcli.terminal.prompts import read_prompt
+from llmcli.terminal.records import sources
 
 if TYPE_CHECKING:
     from llmcli.engine.speculative import Draft
-    from llmcli.models.continuation import Continuation
     from llmcli.models.language_model import LanguageModel
-    from llmcli.tokenization.tokenizer import SpecialTokens
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
-    """What generate alone takes."""
-
-    stop: tuple[str, ...]
-    keep_stop: bool
-    ignore_eos: bool
-    num_return_sequences: int | None
-    num_beams: int | None
-    seed: int | None
-    logprobs: int | None
-    heal: bool
-    bos: bool
-    special: SpecialTokens
-    echo: bool | None
-    null: bool
-    stats: bool
-    keep_newline: bool
-    output: str | None
-    draft: str | None
-
-    def given(self) -> dict[str, Any]:
-        """Return what was set, by SamplingParams' names."""
-        names = ("num_return_sequences", "num_beams", "seed", "logprobs")
-        said = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return {
-            **said,
-            "stop": self.stop,
-            "keep_stop": self.keep_stop,
-            "ignore_eos": self.ignore_eos,
-        }
 
 
 @click.command()
@@ -96,6 +60,19 @@ class GenerateOptions:
 )
 @click.option("--echo/--no-echo", default=None, help="Print the prompt too.  [default: terminal]")
 @click.option("-0", "--null", is_flag=True, help="End each continuation with NUL, not newline.")
+@click.option(
+    "--jsonl", is_flag=True, help="Each line of the input is a JSON object with a prompt in it."
+)
+@click.option(
+    "--field", default="prompt", show_default=True, help="The prompt's name in a JSON object."
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Decode N continuations at once; the texts stay the same.  [default: 1; with --jsonl 8 "
+    "where that is exact]",
+)
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
 @click.option(
@@ -115,7 +92,7 @@ def generate(
     """Continue a prompt.
 
     Several parts are joined with newlines; '-' is stdin's text at that place. Without a prompt,
-    stdin is the prompt.
+    stdin is the prompt. With --jsonl every line of the input has one, and gets a JSON line.
 
     \b
     Examples:
@@ -123,6 +100,7 @@ def generate(
       llmcli generate -n 40 --seed 7 --stop $'\\n' "The old king said:"
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli generate --json --logprobs 3 -n 5 "The sky is" | jq .tokens
+      llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
     """
     options = GenerateOptions(**own)
     given = {**sampling.given(), **options.given()}
@@ -132,8 +110,23 @@ def generate(
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     if options.output is not None:
         existing_parent(options.output, inputs=inputs.files)
+    run = _run_batch if options.jsonl else _run_prompt
+    if run(prompt, given, sampling.logit_bias, inputs, model, console, options):
+        raise SystemExit(INTERRUPTED)
+
+
+def _run_prompt(
+    parts: tuple[str, ...],
+    given: dict[str, Any],
+    biases: tuple[str, ...],
+    inputs: InputOptions,
+    model: ModelOptions,
+    console: Console,
+    options: GenerateOptions,
+) -> bool:
+    """Continue one prompt; whether Ctrl-C cut it short."""
     text = read_prompt(
-        prompt,
+        parts,
         inputs.files,
         console=console,
         errors=inputs.errors,
@@ -148,143 +141,38 @@ def generate(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
-    run = _Run(model.load(console), text, options, console)
-    run.settle({**given, "bias_texts": sampling.logit_bias})
-    if options.draft:
-        from llmcli.models.drafting import make_draft
-
-        run.draft = make_draft(
-            options.draft, run.model, lambda name: model.load(console, model=name)
-        )
-    if run.write():
-        raise SystemExit(INTERRUPTED)
+    loaded = model.load(console)
+    params = settle(loaded, given, biases)
+    draft = _draft(options, loaded, model, console)
+    return PromptRun(loaded, params, options, console, draft, text).write()
 
 
-@dataclass
-class _Run:
-    """One call of generate: from a loaded model to what stands on stdout."""
+def _run_batch(
+    parts: tuple[str, ...],
+    given: dict[str, Any],
+    biases: tuple[str, ...],
+    inputs: InputOptions,
+    model: ModelOptions,
+    console: Console,
+    options: GenerateOptions,
+) -> bool:
+    """Continue the prompts of a batch; whether Ctrl-C cut it short."""
+    from llmcli.cli.generate_batch import BatchRun
 
-    model: LanguageModel
-    text: str
-    options: GenerateOptions
-    console: Console
-    draft: Draft | None = None
+    if len(parts) > 1:
+        raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
+    found = sources(parts[0] if parts else None, inputs.files, console=console)
+    loaded = model.load(console)
+    params = settle(loaded, given, biases)
+    draft = _draft(options, loaded, model, console)
+    return BatchRun(loaded, params, options, console, draft, found).write()
 
-    def settle(self, given: dict[str, Any]) -> None:
-        """Work out the settings in force."""
-        from llmcli.models.continuation import parse_logit_bias, sampling_params
 
-        biases = parse_logit_bias(self.model, given.pop("bias_texts"))
-        self.params = sampling_params(self.model, {**given, "logit_bias": biases})
+def _draft(
+    options: GenerateOptions, loaded: LanguageModel, model: ModelOptions, console: Console
+) -> Draft | None:
+    from llmcli.models.drafting import make_draft
 
-    def write(self) -> bool:
-        """Generate and write; whether Ctrl-C cut it short."""
-        from llmcli.models.continuation import continue_text
-        from llmcli.terminal.statistics import GenerationStats
-
-        interrupted = InterruptFlag()
-        draft_stats = DraftStats() if self.draft else None
-        continuation = continue_text(
-            self.model,
-            self.text,
-            self.params,
-            bos=self.options.bos,
-            heal=self.options.heal,
-            special=self.options.special,
-            should_stop=interrupted,
-            draft=self.draft,
-            draft_stats=draft_stats,
-        )
-        stats = GenerationStats(prompt_tokens=continuation.prompt_tokens, draft=draft_stats)
-        events = stats.watch(continuation.events)
-        with interrupted:
-            if self.console.json_output:
-                self._write_records(continuation, events)
-            elif self.options.output:
-                self._write_file(events)
-            else:
-                self._stream(events)
-        if self.options.stats:
-            lines = stats.summary(self.model.timings, detailed=self.console.verbose)
-            self.console.say(lines)
-        return interrupted.set
-
-    def _echo(self) -> bool:
-        if self.options.echo is not None:
-            return self.options.echo
-        return self.console.stdout_is_terminal and not self.options.output
-
-    def _end(self) -> str:
-        return "\0" if self.options.null else "\n"
-
-    def _stream(self, events: Iterator[TokenEvent]) -> None:
-        from llmcli.terminal.continuations import write_stream
-
-        prompt = self.text if self._echo() else None
-        for _ in write_stream(self.console, events, prompt=prompt, end=self._end()):
-            pass
-
-    def _write_file(self, events: Iterator[TokenEvent]) -> None:
-        from llmcli.files import atomic_write
-
-        with atomic_write(Path(self.options.output or "")) as file:
-            fresh = True
-            for event in events:
-                shown = self.text if fresh and self._echo() else ""
-                fresh = event.finish_reason is not None
-                file.write((shown + event.text + (self._end() if fresh else "")).encode("utf-8"))
-
-    def _write_records(self, continuation: Continuation, events: Iterator[TokenEvent]) -> None:
-        from llmcli.files import atomic_write
-
-        records = self._records(continuation, events)
-        if not self.options.output:
-            for record in records:
-                self.console.record(record)
-            return
-        with atomic_write(Path(self.options.output)) as file:
-            for record in records:
-                file.write((to_json(record) + "\n").encode("utf-8"))
-
-    def _records(
-        self, continuation: Continuation, events: Iterator[TokenEvent]
-    ) -> Iterator[dict[str, Any]]:
-        """Yield a record for each continuation as it is finished."""
-        from llmcli.models.provenance import provenance, settings_record
-
-        collected: list[TokenEvent] = []
-        for event in events:
-            collected.append(event)
-            if event.finish_reason is None:
-                continue
-            drawn = [each for each in collected if each.token_id is not None]
-            text = "".join(each.text for each in collected)
-            record: dict[str, Any] = {
-                "index": event.index,
-                "text": self.text + text if self.options.echo else text,
-                "finish_reason": event.finish_reason,
-                "stop": event.stop,
-                "prompt_tokens": continuation.prompt_tokens,
-                "completion_tokens": len(drawn),
-                "dropped_tokens": event.dropped_tokens,
-                "seed": self.params.seed,
-                **provenance(self.model),
-                "sampling": settings_record(self.params),
-            }
-            if self.params.logprobs is not None:
-                record["tokens"] = [self._token_record(each) for each in drawn]
-            collected.clear()
-            yield record
-
-    def _token_record(self, event: TokenEvent) -> dict[str, Any]:
-        assert event.token_id is not None  # only drawn tokens come here
-        return {
-            **self._spelling(event.token_id),
-            "logprob": event.logprob,
-            "sampled_logprob": event.sampled_logprob,
-            "top": [{**self._spelling(top.id), "logprob": top.logprob} for top in event.top],
-        }
-
-    def _spelling(self, token_id: int) -> dict[str, Any]:
-        data = self.model.token_bytes(token_id)
-        return {"id": token_id, "token": data.decode("utf-8", "replace"), "bytes": list(data)}
+    if options.draft is None:
+        return None
+    return make_draft(options.draft, loaded, lambda name: model.load(console, model=name))

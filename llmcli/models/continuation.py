@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
+    from llmcli.engine.decoder import Decoder
     from llmcli.engine.speculative import Draft
     from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
@@ -189,33 +190,55 @@ def continue_text(
     should_stop: Callable[[], bool] = bool,
     draft: Draft | None = None,
     draft_stats: DraftStats | None = None,
+    batch_size: int = 1,
+    record: int = 0,
+    decoder: Decoder | None = None,
 ) -> Continuation:
     """Encode a text, cut it to the context, load the model, and be ready to continue.
+
+    ``num_return_sequences`` are decoded ``batch_size`` at a time where that can be done (see
+    :func:`llmcli.models.batch.group_size`). ``record`` is the text's place among
+    others, of which the seeds of its sequences are made; ``decoder`` is one of the model's that
+    may be used.
 
     Raises:
         InvalidInput: the text is empty or does not fit; settings that exclude each other.
         ModelError: the model cannot be loaded.
     """
+    from llmcli.engine.batching import generate_sequences
     from llmcli.engine.generation import generate
+    from llmcli.models.batch import group_size
 
     ids = encode_prompt(model, text, bos=bos, special=special)
     prompt = prepare_prompt(model, ids, params, heal=heal)
+    common: Any = {
+        "token_bytes": model.token_bytes,
+        "eos_ids": model.eos_ids,
+        "record": record,
+        "should_stop": should_stop,
+    }
     if params.num_beams > 1:
         if prompt.healing_ids:
             raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
-        events = _beam_events(model, model.module, prompt, params, should_stop)
-    else:
-        events = generate(
-            model.decoder(),
-            prompt,
-            params,
-            token_bytes=model.token_bytes,
-            eos_ids=model.eos_ids,
-            should_stop=should_stop,
-            draft=draft,
-            draft_stats=draft_stats,
+        events = _beam_events(model, model.module, prompt, _of_record(params, record), should_stop)
+        return Continuation(
+            prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events
         )
+    decoder = decoder or model.decoder()
+    several = params.num_return_sequences > 1
+    size = group_size(model, decoder, params, draft, batch_size) if several else 1
+    if size > 1:
+        events = generate_sequences(decoder, prompt, params, batch_size=size, **common)
+    else:
+        events = generate(decoder, prompt, params, draft=draft, draft_stats=draft_stats, **common)
     return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
+
+
+def _of_record(params: SamplingParams, record: int) -> SamplingParams:
+    """Settings for a search that knows of one seed only; the first record's is the seed given."""
+    from llmcli.engine.sampling import derive_seed
+
+    return replace(params, seed=derive_seed(params.seed or 0, record)) if record else params
 
 
 def _beam_events(

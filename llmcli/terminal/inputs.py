@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
@@ -83,8 +84,12 @@ def open_source(source: str | Path) -> BinaryIO:
         ) from exc
 
 
-def read_chunks(source: str | Path, *, size: int = CHUNK_BYTES) -> Iterator[bytes]:
+def read_chunks(
+    source: str | Path, *, size: int = CHUNK_BYTES, as_it_comes: bool = False
+) -> Iterator[bytes]:
     """Yield a file's (or for ``-`` stdin's) bytes in pieces of at most ``size``.
+
+    ``as_it_comes``: do not wait until a pipe has given so many.
 
     Raises:
         InvalidInput: as :func:`open_source`.
@@ -92,7 +97,7 @@ def read_chunks(source: str | Path, *, size: int = CHUNK_BYTES) -> Iterator[byte
     """
     stream = open_source(source)
     try:
-        while data := _read(stream, size, source):
+        while data := _read(stream, size, source, as_it_comes):
             yield data
     finally:
         if source != STDIN:
@@ -104,8 +109,10 @@ def read_bytes(source: str | Path) -> bytes:
     return b"".join(read_chunks(source))
 
 
-def _read(stream: BinaryIO, size: int, source: str | Path) -> bytes:
+def _read(stream: BinaryIO, size: int, source: str | Path, as_it_comes: bool = False) -> bytes:
     try:
+        if as_it_comes and isinstance(stream, io.BufferedReader):
+            return stream.read1(size)
         return stream.read(size)
     except OSError as exc:
         name = source_name(source)

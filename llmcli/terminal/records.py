@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 from llmcli.errors import InvalidInput, InvalidText
@@ -43,15 +44,15 @@ class Source:
         """How messages call it."""
         return "The text" if self.data is not None else source_name(self.name)
 
-    def chunks(self, watch: Watch | None = None) -> Iterator[bytes]:
-        """Yield its bytes in pieces; raises as `inputs.read_chunks`."""
+    def chunks(self, watch: Watch | None = None, *, as_it_comes: bool = False) -> Iterator[bytes]:
+        """Yield its bytes in pieces; arguments and errors as for `inputs.read_chunks`."""
         if self.data is not None:
             yield self.data
             return
         total = _size(self.name)
         done = 0
         with (watch or nullcontext)() as show:
-            for chunk in read_chunks(self.name):
+            for chunk in read_chunks(self.name, as_it_comes=as_it_comes):
                 done += len(chunk)
                 if show is not None and (total or done) >= _ANNOUNCED:
                     show(self.label, done, total)
@@ -175,23 +176,57 @@ def text_parts(
         ) from exc
 
 
+def json_records_at_hand(found: Iterable[Source], *, text_field: str) -> Iterator[Record | None]:
+    """Yield the records of JSON lines as soon as they are there, on a pipe too.
+
+    None stands where the next one may have to be waited for. Errors as for :func:`records`.
+    """
+    for source in found:
+        splitter = _Splitter(b"\n")
+        number = 0
+        for chunk in chain(source.chunks(as_it_comes=True), [None]):
+            parts = splitter.end() if chunk is None else splitter.feed(chunk)
+            for data in parts:
+                number += 1
+                if data is None or data.strip():
+                    place = f"Line {number} of {source.label}"
+                    yield _json_record(data, place, source.name, text_field)
+            yield None
+
+
 def split_bytes(chunks: Iterable[bytes], separator: bytes) -> Iterator[bytes | None]:
     """Split a stream of bytes; None stands for a part of more than 64 MiB, which is skipped."""
-    rest: list[bytes] = []
-    size = 0
+    splitter = _Splitter(separator)
     for chunk in chunks:
-        *whole, last = chunk.split(separator)
+        yield from splitter.feed(chunk)
+    yield from splitter.end()
+
+
+class _Splitter:
+    """Splits bytes that arrive in pieces, cut anywhere."""
+
+    def __init__(self, separator: bytes) -> None:
+        self._separator = separator
+        self._rest: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """Yield the parts that a piece completes."""
+        *whole, last = chunk.split(self._separator)
         for part in whole:
-            rest.append(part)
-            yield b"".join(rest) if size + len(part) <= MAX_RECORD else None
-            rest, size = [], 0
-        size += len(last)
-        if size <= MAX_RECORD:
-            rest.append(last)
+            self._rest.append(part)
+            yield b"".join(self._rest) if self._size + len(part) <= MAX_RECORD else None
+            self._rest, self._size = [], 0
+        self._size += len(last)
+        if self._size <= MAX_RECORD:
+            self._rest.append(last)
         else:
-            rest = []
-    if size:
-        yield b"".join(rest) if size <= MAX_RECORD else None
+            self._rest = []
+
+    def end(self) -> Iterator[bytes | None]:
+        """Yield what follows the last separator, unless it is empty."""
+        if self._size:
+            yield b"".join(self._rest) if self._size <= MAX_RECORD else None
 
 
 def _too_long(place: str) -> InvalidInput:

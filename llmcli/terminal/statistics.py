@@ -33,11 +33,15 @@ class GenerationStats:
     def watch(self, events: Iterable[TokenEvent]) -> Iterator[TokenEvent]:
         """Pass events on and take the time."""
         for event in events:
-            self.total = time.perf_counter() - self._started
-            if event.token_id is not None:
-                self.tokens += 1
-                self.first = self.first or self.total
+            self.note(event)
             yield event
+
+    def note(self, event: TokenEvent) -> None:
+        """Count an event that came now."""
+        self.total = time.perf_counter() - self._started
+        if event.token_id is not None:
+            self.tokens += 1
+            self.first = self.first or self.total
 
     def summary(self, timings: Mapping[str, float], *, detailed: bool = False) -> str:
         """One line and, if ``detailed``, a line for each step of loading that was timed."""

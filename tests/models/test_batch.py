@@ -1,0 +1,318 @@
+"""Batches of texts: what each becomes does not depend on how many go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llmcli.engine.gpt2 import GPT2Decoder
+from llmcli.engine.native.library import library
+from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
+from llmcli.engine.speculative import NgramDraft
+from llmcli.errors import CorruptModel, InvalidInput
+from llmcli.models.batch import Told, continue_batch
+from llmcli.models.continuation import continue_text, sampling_params
+from llmcli.models.language_model import LanguageModel
+from llmcli.models.loader import load
+from llmcli.models.reference import bundled_models
+
+Outcome = list[tuple[str, str | None, str | None]]
+BROKEN = InvalidInput("Line 7 is not JSON.")
+
+
+@pytest.fixture(scope="module", autouse=True, params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Everything holds over the library of C functions and over torch's operators alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMCLI_NATIVE", "1" if request.param == "native" else "0")
+        library.cache_clear()
+        if (library() is not None) != (request.param == "native"):
+            pytest.skip("the library was not built, or this processor lacks AVX-512")
+        yield request.param
+    library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_gpt2: Path, kernels: str) -> LanguageModel:
+    return load(str(tiny_gpt2), device="cpu")
+
+
+def outcomes(told: Iterator[Told[int]]) -> dict[int, Outcome]:
+    """What became of each text, by its key: a (text, finish_reason, error) for each sequence.
+
+    Checks on the way that texts, and the sequences of each, come in order.
+    """
+    made: dict[int, Outcome] = {}
+    events: list[TokenEvent] = []
+    last = (-1, -1)
+    for each in told:
+        if each.event is None:
+            assert last[0] <= each.key
+            last = (each.key, 10**6)
+            made.setdefault(each.key, []).append(("", None, str(each.error)))
+            events = []
+            continue
+        assert last <= (each.key, each.event.index)
+        last = (each.key, each.event.index)
+        assert each.prompt_tokens
+        events.append(each.event)
+        if each.event.finish_reason is not None:
+            text = "".join(event.text for event in events)
+            made.setdefault(each.key, []).append((text, each.event.finish_reason, None))
+            events = []
+    assert not events
+    return made
+
+
+def run(
+    model: LanguageModel, texts: Sequence[str | InvalidInput], given: dict[str, Any], **options: Any
+) -> dict[int, Outcome]:
+    params = sampling_params(model, given)
+    return outcomes(continue_batch(model, enumerate(texts), params, **options))
+
+
+TEXTS = st.lists(
+    st.one_of(
+        st.text("abc the fox\n,é", min_size=1, max_size=40),
+        st.sampled_from(["", "x" * 70, "\ud800", "🦊", "<|endoftext|>"]),
+        st.just(BROKEN),
+    ),
+    min_size=1,
+    max_size=9,
+)
+SETTINGS: list[dict[str, Any]] = [
+    {"temperature": 0, "max_new_tokens": 9},
+    {"seed": 4, "max_new_tokens": 12, "temperature": 1.5},
+    {"seed": 5, "max_new_tokens": None, "stop": ("e", "the")},
+    {"seed": 6, "max_new_tokens": 6, "num_return_sequences": 3, "logprobs": 1},
+    {"seed": 7, "max_new_tokens": 70, "overflow": "slide"},
+    {"seed": 8, "max_new_tokens": 5, "num_beams": 2},
+    # After some tokens nothing is left that may come: an error in the middle of a text.
+    {"seed": 9, "max_new_tokens": 20, "no_repeat_ngram_size": 1, "temperature": 2.0}
+    | {"logit_bias": tuple((token, float("-inf")) for token in range(12, 397))},
+]
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=TEXTS, given=st.sampled_from(SETTINGS), special=st.sampled_from(["text", "forbid"]))
+def test_texts_do_not_depend_on_the_batch_size(
+    tiny: LanguageModel, texts: list[str | InvalidInput], given: dict[str, Any], special: Any
+) -> None:
+    alone = run(tiny, texts, given, special=special, batch_size=1)
+    assert list(alone) == list(range(len(texts)))
+    for size in (2, 7, 32, None):
+        assert run(tiny, texts, given, special=special, batch_size=size) == alone
+
+
+def test_settings_that_come_to_forbid_every_token_are_the_records_error(
+    tiny: LanguageModel,
+) -> None:
+    """And what is made before it and after it stays."""
+    letters = [token for letter in "QXZJKV" for token in tiny.tokenizer.ids(letter)]
+    others = tuple((i, float("-inf")) for i in range(tiny.tokenizer.vocab_size) if i not in letters)
+    params = {"seed": 9, "no_repeat_ngram_size": 1, "logit_bias": others}
+    params |= {"num_return_sequences": 2, "max_new_tokens": 5}
+    texts: list[str | InvalidInput] = ["a fox", "QXJK", "a crow"]  # two tokens are left, then none
+    for size in (1, 2, 3, 8):
+        made = run(tiny, texts, params, batch_size=size)
+        assert [len(each) for each in made.values()] == [2, 1, 2]
+        assert made[1][0][2] is not None
+        assert made[1][0][2].startswith("The settings forbid every token.")
+
+
+@pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8", "int4"])
+def test_a_real_model_at_several_batch_sizes(kernels: str, precision: str) -> None:
+    """Prompts of one token to forty; ends by stop strings and by length; errors in between."""
+    if kernels == "torch" and precision != "float32":
+        pytest.skip("one at a time, whatever is asked for")
+    model = load("fable", device="cpu", precision=precision)
+    texts: list[str | InvalidInput] = [
+        "Once upon a time",
+        "The",
+        BROKEN,
+        "In the deep forest there lived a fox who had never seen the sea, and one day he said "
+        "to the crow, who sat in the oak above his den and had seen everything there was to see",
+        "",
+        "The old king said to his daughter",
+        "And they lived happily ever",
+        "“Who",
+        "A little girl",
+        "It was",
+    ]
+    given = {"seed": 11, "max_new_tokens": 10, "top_k": 8, "stop": (",", " the")}
+    alone = run(model, texts, given, batch_size=1)
+    reasons = {reason for made in alone.values() for _, reason, _ in made}
+    assert {"stop", "length", None} <= reasons
+    for size in (2, 7, 32):
+        assert run(model, texts, given, batch_size=size) == alone
+
+
+def test_the_first_text_is_what_it_is_by_itself(tiny: LanguageModel) -> None:
+    for beams in (1, 3):
+        asked = {"seed": 3, "max_new_tokens": 8, "num_beams": beams, "temperature": 1.0}
+        params = sampling_params(tiny, asked)
+        made = run(tiny, ["the fox", "the fox"], asked, batch_size=2)
+        alone = "".join(event.text for event in continue_text(tiny, "the fox", params).events)
+        assert made[0][0][0] == alone
+        assert made[1][0][0] != alone, "a record's place goes into its seed"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 32])
+def test_sequences_of_one_text_go_together(tiny: LanguageModel, size: int) -> None:
+    params = sampling_params(tiny, {"seed": 2, "max_new_tokens": 9, "num_return_sequences": 5})
+    plain = list(continue_text(tiny, "the fox", params).events)
+    together = list(continue_text(tiny, "the fox", params, batch_size=size).events)
+    assert together == plain
+
+
+def test_rows_go_together_and_the_prompt_is_read_once(
+    tiny: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = _step_widths(monkeypatch)
+    read: list[int] = []
+    prefill = GPT2Decoder.prefill
+
+    def counted(self: GPT2Decoder, prompts: Sequence[Sequence[int]]) -> Tensor:
+        read.append(len(prompts))
+        return prefill(self, prompts)
+
+    monkeypatch.setattr(GPT2Decoder, "prefill", counted)
+    given = {"seed": 1, "max_new_tokens": 3, "num_return_sequences": 2, "ignore_eos": True}
+    run(tiny, ["a", BROKEN, "b", "c"], given, batch_size=4)
+    # Two of "a", the error, one of "b"; then the other one of "b" and two of "c".
+    assert (read, widths) == ([2, 2], [3, 3, 3, 3])
+
+
+def test_texts_are_read_as_they_are_needed(tiny: LanguageModel) -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[tuple[int, str]]:
+        for number in range(10**9):
+            taken.append(number)
+            yield number, "the fox"
+
+    params = sampling_params(tiny, {"seed": 1, "max_new_tokens": 3, "ignore_eos": True})
+    for size, least in ((1, 1), (4, 4)):
+        taken.clear()
+        told = continue_batch(tiny, endless(), params, batch_size=size)
+        keys = [next(told).key for _ in range(2)]
+        assert (keys, len(taken)) == ([0, 0], least)
+
+
+def test_what_is_at_hand_is_continued_before_more_is_waited_for(tiny: LanguageModel) -> None:
+    asked_for: list[int] = []
+
+    def coming() -> Iterator[tuple[int, str] | None]:
+        for number in range(6):
+            asked_for.append(number)
+            yield number, "the fox"
+            if number in (0, 3):
+                yield None
+                yield None
+
+    params = sampling_params(tiny, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True})
+    seen = [
+        (told.key, len(asked_for)) for told in continue_batch(tiny, coming(), params, batch_size=4)
+    ]
+    assert seen == [(0, 1)] * 2 + [(key, 4) for key in (1, 1, 2, 2, 3, 3)] + [
+        (key, 6) for key in (4, 4, 5, 5)
+    ]
+
+
+def test_several_go_together_by_default_where_that_is_exact(
+    tiny: LanguageModel, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths = _step_widths(monkeypatch)
+    run(tiny, ["a"] * 9, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True})
+    assert widths == ([8, 1] if kernels == "native" else [1] * 9)
+    widths.clear()
+    run(tiny, ["a"] * 33, {"seed": 1, "max_new_tokens": 2, "ignore_eos": True}, batch_size=40)
+    assert widths == ([32, 1] if kernels == "native" else [33])
+
+
+def _step_widths(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each step has."""
+    widths: list[int] = []
+
+    class Counted(GPT2Decoder):
+        def step(self, tokens: Sequence[int]) -> Tensor:
+            widths.append(len(tokens))
+            return super().step(tokens)
+
+    monkeypatch.setattr("llmcli.engine.gpt2.GPT2Decoder", Counted)
+    return widths
+
+
+def test_an_interrupt_tells_what_was_made_and_begins_nothing(tiny: LanguageModel) -> None:
+    texts: list[str | InvalidInput] = ["a", "b", "c", "d", "e"]
+    given = {"seed": 1, "max_new_tokens": 9, "ignore_eos": True}
+    for size, last in ((1, 0), (3, 2)):
+        asked = iter([False] * 4)
+        made = run(tiny, texts, given, batch_size=size, should_stop=lambda a=asked: next(a, True))
+        assert [r for each in made.values() for _, r, _ in each] == ["interrupted"] * (last + 1)
+        assert all(each[0][0] for each in made.values())
+
+
+def test_what_came_before_the_input_broke_off_is_done(tiny: LanguageModel) -> None:
+    def broken() -> Iterator[tuple[int, str]]:
+        yield 0, "a"
+        yield 1, "b"
+        raise InvalidInput("Cannot read next.jsonl.")
+
+    params = sampling_params(tiny, {"seed": 1, "max_new_tokens": 3, "ignore_eos": True})
+    for size in (1, 4):
+        told = continue_batch(tiny, broken(), params, batch_size=size)
+        assert {next(told).key for _ in range(6)} == {0, 1}
+        with pytest.raises(InvalidInput, match=r"next\.jsonl"):
+            next(told)
+
+
+def test_where_it_cannot_be_done_a_notice_says_so(tiny_gpt2: Path, kernels: str) -> None:
+    said: list[str] = []
+    texts = [(0, "the fox"), (1, "the crow")]
+
+    def told(precision: str, size: int | None, **given: Any) -> dict[int, Outcome]:
+        said.clear()
+        model = load(str(tiny_gpt2), precision=precision, notify=said.append)
+        draft = given.pop("draft", None)
+        params = SamplingParams(seed=1, max_new_tokens=6, **given)
+        stats = DraftStats()
+        return outcomes(
+            continue_batch(model, texts, params, batch_size=size, draft=draft, draft_stats=stats)
+        )
+
+    cases: list[tuple[str, str, dict[str, Any]]] = [
+        ("float32", "beam search", {"num_beams": 2, "temperature": 0.0}),
+        ("float32", "slides", {"overflow": "slide"}),
+        ("float32", "a draft", {"draft": NgramDraft()}),
+    ]
+    if kernels == "torch":
+        cases.append(("int8", "in int8 several at once are rounded differently", {}))
+    for precision, words, asked in cases:
+        alone = told(precision, 1, **asked)
+        assert not said
+        assert told(precision, None, **asked) == alone
+        assert not said, "nothing was asked for"
+        assert told(precision, 2, **asked) == alone
+        assert len(said) == 1
+        assert words in said[0]
+    told("float32", 2)
+    assert not said
+
+
+def test_a_model_that_cannot_be_loaded_is_no_records_error(tiny_gpt2: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in tiny_gpt2.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    model = load(str(folder), device="cpu")
+    (folder / "model.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(CorruptModel):
+        run(model, ["a"], {"seed": 1})
