@@ -1,6 +1,7 @@
 # Each target does its whole set-up itself, in a virtual environment of the project's own.
 PYTHON ?= python3
 VENV ?= .venv
+WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check --quiet
 
@@ -19,7 +20,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
