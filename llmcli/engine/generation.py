@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.params import DraftStats, Overflow, SamplingParams, TokenEvent, TopToken
-from llmcli.engine.sampling import derive_seed, draw, filter_logits, most_likely, penalize
+from llmcli.engine.sampling import derive_seed, draw, filter_logits, most_likely, one_thread, penalize
 from llmcli.engine.speculative import Draft, Speculation
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
@@ -176,24 +175,6 @@ def _advance(
     return ahead.advance(transcript.context, transcript.tokens_left)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: with 50,257 logits more of them only wait for each other.
-
-    They would also spin for milliseconds afterwards, in the way of the next step's threads; and
-    with one thread a sum does not depend on how many there are.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def choose(logits: Tensor, transcript: Transcript, generator: torch.Generator) -> Chosen:
     """Pick the next token from raw logits [vocab].
 
@@ -201,7 +182,7 @@ def choose(logits: Tensor, transcript: Transcript, generator: torch.Generator) -
         NumericalError: the logits are NaN or infinite.
         InvalidInput: the settings forbid every token.
     """
-    with _one_thread():
+    with one_thread():
         return _choose(logits, transcript, generator)
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,24 @@ _SORTED_WHOLE = 2048
 _BIN_BITS = 17
 # Sums over a vocabulary are taken over blocks of this many.
 _BLOCK = 256
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: with 50,257 logits more of them only wait for each other.
+
+    They would also spin for milliseconds afterwards, in the way of the next step's threads; and
+    with one thread a sum does not depend on how many there are.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def penalize(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.params import DraftStats, SamplingParams
-from llmcli.engine.sampling import draw, filter_logits, most_likely
+from llmcli.engine.sampling import draw, filter_logits, most_likely, one_thread
 
 # The most tokens that are proposed at once.
 LONGEST = 8
@@ -119,10 +119,11 @@ class ModelDraft:
         logits = self._catch_up(context)
         proposed: list[int] = []
         while True:
-            if params.greedy:
-                token = most_likely(logits)
-            else:
-                token = draw(filter_logits(logits, params), generator)
+            with one_thread():
+                if params.greedy:
+                    token = most_likely(logits)
+                else:
+                    token = draw(filter_logits(logits, params), generator)
             proposed.append(token)
             if len(proposed) == count:
                 return proposed
