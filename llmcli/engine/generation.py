@@ -10,7 +10,14 @@ from torch import Tensor
 
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.params import DraftStats, Overflow, SamplingParams, TokenEvent, TopToken
-from llmcli.engine.sampling import derive_seed, draw, filter_logits, most_likely, one_thread, penalize
+from llmcli.engine.sampling import (
+    derive_seed,
+    draw,
+    filter_logits,
+    most_likely,
+    one_thread,
+    penalize,
+)
 from llmcli.engine.speculative import Draft, Speculation
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
