@@ -180,15 +180,19 @@ class LanguageModel:
             from llmcli.engine.gpt2 import GPT2Decoder
             from llmcli.engine.gpt2_weights import supports
 
-        if supports(self.config) and self.device != "mps":
+        if supports(self.config) and self.device == "cpu":
             return GPT2Decoder(self._gpt2_weights)
-        from llmcli.engine.transformers_decoder import TransformersDecoder
-
         if self.precision in ("int8", "int4"):
             raise UnsupportedModel(
-                f"{self.name}: precision {self.precision} is for GPT-2 models.",
-                "Use --precision bfloat16.",
+                f"{self.name}: precision {self.precision} is for GPT-2 models on a processor.",
+                "Use --precision bfloat16, or --device cpu.",
             )
+        if supports(self.config) and self.device == "cuda":
+            from llmcli.engine.gpt2_static import StaticGPT2Decoder
+
+            return StaticGPT2Decoder(self._gpt2_weights)
+        from llmcli.engine.transformers_decoder import TransformersDecoder
+
         return TransformersDecoder(self.module, n_positions=self.n_positions)
 
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
