@@ -162,7 +162,7 @@ def train(
 
     -m counts on the command line only: a default model does not turn training into fine-tuning.
     """
-    from llmcli.training.launch import under_launcher, workers
+    from llmcli.training.launch import alone_under_accelerate, under_launcher, workers
 
     shape, settings = _settings(options)
     named = _named_model()
@@ -170,6 +170,8 @@ def train(
         raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
     _require("accelerate")
     alone = processes == 1 or under_launcher()
+    if alone and alone_under_accelerate():
+        console.info("accelerate launch started one process; it starts several with --multi_gpu.")
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
         from llmcli.training.plan import Run
 

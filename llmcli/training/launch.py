@@ -23,6 +23,14 @@ def under_launcher() -> bool:
     return "RANK" in os.environ
 
 
+def alone_under_accelerate() -> bool:
+    """Whether ``accelerate launch`` started this process and no other.
+
+    Without a GPU it does so whatever its ``--num_processes`` is, unless ``--multi_gpu`` is given.
+    """
+    return "ACCELERATE_USE_CPU" in os.environ and not under_launcher()
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for the run."""
     return os.environ.get("RANK", "0") == "0"

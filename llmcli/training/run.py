@@ -179,6 +179,8 @@ def _training_arguments(work: Path, settings: TrainSettings, max_steps: int) -> 
         ignore_data_skip=True,
         remove_unused_columns=False,
         disable_tqdm=True,
+        log_level="critical",
+        log_level_replica="critical",  # else Trainer lets the other processes warn
         report_to=[],
     )
 
@@ -220,7 +222,7 @@ def _foreign_errors() -> Iterator[None]:
             ) from exc
         if isinstance(exc, torch.distributed.DistError) or "gloo" in str(exc).lower():
             raise LostProcess(
-                "Another process of the run has ended.",
-                "Go on from the last checkpoint with --resume.",
+                "Another process of the run has ended; its own message says why.",
+                "Where there is a checkpoint, --resume goes on from it.",
             ) from exc
         raise
