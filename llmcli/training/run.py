@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from accelerate import PartialState
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llmcli.engine.allocator import keep_freed_memory
 from llmcli.errors import OutOfMemory, is_out_of_memory
@@ -81,6 +82,7 @@ def train(
             trainer.train(resume_from_checkpoint=resume_from)
         elif checkpoint is not None:
             trainer._load_from_checkpoint(str(checkpoint.folder))
+            trainer.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
         if trainer.pace.was_interrupted or not state.is_main_process:
             return None
         from llmcli.training.result import finish
@@ -187,7 +189,7 @@ def _training_arguments(work: Path, settings: TrainSettings, max_steps: int) -> 
 
 def _described(data: Data) -> str:
     held = len(data.validation.names) if data.by_document else 0
-    how = f"{held} whole documents" if held else "the end of each document"
+    how = f"{held} whole document{'s' if held > 1 else ''}" if held else "the end of each document"
     return f"{data.train.tokens:,} tokens to train on; {data.validation.tokens:,} held out" + (
         f" ({how})." if data.validation.tokens else "."
     )

@@ -85,7 +85,7 @@ def test_two_processes_are_one_with_twice_the_batch(
     done = run(*arguments, "--batch-size", "2", *ours, launcher=launcher)
     assert done.stdout.count(b"8 steps") == 1  # one of the processes speaks
     assert b"[transformers]" not in done.stderr
-    assert "2 process(es)" in (folder / "README.md").read_text().replace("\n", " ")
+    assert "in 2 processes on" in (folder / "README.md").read_text().replace("\n", " ")
     left, right = (load_file(each / "model.safetensors") for each in (one(optimizer), folder))
     assert left.keys() == right.keys()
     for name, tensor in left.items():
