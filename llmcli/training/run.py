@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from llmcli.errors import OutOfMemory, is_out_of_memory
 from llmcli.training.data import Data, load_data
 from llmcli.training.launch import LostProcess
 from llmcli.training.loop import LanguageTrainer
+from llmcli.training.memory import bounded_memory
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics
 from llmcli.training.model import (
     add_adapter,
@@ -65,7 +67,10 @@ def train(
         OutOfMemory: a step does not fit.
     """
     keep_freed_memory()
-    with _quiet_transformers(), _foreign_errors():
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # A GPU's driver reserves addresses far beyond what it uses.
+    bounded = nullcontext() if torch.cuda.is_available() else bounded_memory(local)
+    with _quiet_transformers(), _foreign_errors(), bounded:
         state = PartialState(cpu=not torch.cuda.is_available())
         if state.is_main_process:
             prepare(run, state.num_processes)
