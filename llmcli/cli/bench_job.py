@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +59,7 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
     import torch
 
     from llmcli.engine.benchmark import measure, memory_bandwidth
+    from llmcli.engine.processor import processor_name
 
     rates = measure(decoder, new_tokens=job.new_tokens, repetitions=job.repetitions)
     memory = peak_memory()
@@ -89,14 +88,3 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
         if rate.what == "decode" and rate.batch == 1 and weight_bytes and bandwidth:
             record["share_of_bandwidth"] = rate.mean * weight_bytes / bandwidth
     return record
-
-
-def processor_name() -> str:
-    """The processor as the system names it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -123,6 +122,12 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
     help="The folder that becomes the model.",
 )
 @click.option("--split-on", metavar="TEXT", help="Cut files into documents here (\\n: newline).")
+@click.option(
+    "--card-notes",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Markdown that the model card carries.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
 @click.option("--overwrite", is_flag=True, help="DIR may hold something already.")
 @click.option("--lora", is_flag=True, help="Train low-rank adapters only (needs -m).")
@@ -162,14 +167,24 @@ def train(
 
     -m counts on the command line only: a default model does not turn training into fine-tuning.
     """
-    from llmcli.training.launch import under_launcher, workers
+    from llmcli.training.corpus import read_text_file
+    from llmcli.training.launch import (
+        alone_under_accelerate,
+        command_line,
+        under_launcher,
+        workers,
+    )
 
     shape, settings = _settings(options)
     named = _named_model()
     if options["lora"] and not named:
         raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
     _require("accelerate")
+    notes = read_text_file(str(options["card_notes"])) if options["card_notes"] else None
+    command = command_line(sys.argv[1:])
     alone = processes == 1 or under_launcher()
+    if alone and alone_under_accelerate():
+        console.info("accelerate launch started one process; it starts several with --multi_gpu.")
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
         from llmcli.training.plan import Run
 
@@ -182,7 +197,8 @@ def train(
             split_on=_unescaped(options["split_on"]),
             resume=options["resume"],
             overwrite=options["overwrite"],
-            command=shlex.join(["llmcli", *sys.argv[1:]]),
+            command=command,
+            card_notes=notes,
         )
         _train(run, console)
 

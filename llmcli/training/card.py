@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from llmcli._version import __version__
 from llmcli.training.curve import draw_curve, metric
 from llmcli.training.evaluation import Likelihood
 
+_NAMES = 50  # of held-out documents; a file of records may hold out thousands
 _LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy")
 
 
@@ -27,6 +29,8 @@ class CardFacts:
     stored: str
     settings: dict[str, Any]
     processes: int
+    machine: str
+    date: str
     steps: int
     tokens_seen: int
     seconds: float
@@ -35,11 +39,13 @@ class CardFacts:
     documents: int
     train_tokens: int
     held_out: Sequence[str]
+    held_out_tokens: int
     validation: Likelihood | None
     rounded: dict[str, float]
     records: Sequence[dict[str, Any]]
     samples: Sequence[tuple[int, str, str]]
     sources: str | None = None
+    notes: str | None = None
 
 
 def versions() -> dict[str, str]:
@@ -58,8 +64,10 @@ def model_card(facts: CardFacts) -> str:
         _settings(facts),
         _samples(facts),
     ]
+    if facts.notes:
+        parts.append(_demoted(facts.notes, heading="Notes"))
     if facts.sources:
-        parts.append(_demoted(facts.sources))
+        parts.append(_demoted(facts.sources, heading="Sources"))
     return "\n".join(part.strip("\n") + "\n" for part in parts if part)
 
 
@@ -92,9 +100,21 @@ def _figures(facts: CardFacts) -> str:
         ("UTF-8 bytes scored", f"{measured.bytes:,}"),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    lost = ", ".join(f"{name} {loss:.4f}" for name, loss in facts.rounded.items())
+    lost = ""
+    if len(facts.rounded) > 1:
+        losses = ", ".join(f"{name} {loss:.4f}" for name, loss in facts.rounded.items())
+        lost = f"Loss of part of the held-out text after rounding: {losses}.\n"
     chart = draw_curve(metric(facts.records, "validation_bits_per_byte"), unit="tokens")
-    curve = "```text\n" + "\n".join(chart) + "\n```\n" if chart else ""
+    curve = ""
+    if chart:
+        drawn = "\n".join(chart)
+        curve = f"""
+Bits per byte on part of the held-out text while training (windows that do not overlap):
+
+```text
+{drawn}
+```
+"""
     return f"""\
 ## Figures
 
@@ -107,32 +127,38 @@ On the held-out text, with the weights as they are stored, computed in float32:
 Every token of each held-out document is scored once, by windows of the whole context that advance
 by half of it; each document begins with the end-of-text token, which is not scored itself. Bits
 per byte are the negative log-likelihood of the whole text in bits, divided by its UTF-8 bytes.
-Loss of part of the held-out text after rounding: {lost}.
-
-Bits per byte on part of the held-out text while training (windows that do not overlap):
-
-{curve}"""
+{lost}{curve}"""
 
 
 def _data(facts: CardFacts) -> str:
-    held = ", ".join(f"`{name}`" for name in facts.held_out)
-    what = f"Held out, and never trained on: {held}." if held else "Nothing was held out."
+    what = "Nothing was held out."
+    if facts.held_out_tokens:
+        names = [f"`{name}`" for name in facts.held_out]
+        more = [f"{len(names) - _NAMES:,} more"] if len(names) > _NAMES else []
+        held = ", ".join([*names[:_NAMES], *more]) or "the end of each document"
+        what = f"Held out, {facts.held_out_tokens:,} tokens, and never trained on: {held}."
     return f"""\
 ## Data
 
-{facts.documents:,} documents, {facts.corpus_bytes:,} bytes; {facts.train_tokens:,} tokens to train
-on. sha256 of all documents, one after the other in the order of their files' names:
-`{facts.corpus_sha256}`. {what}
+{_count(facts.documents, "document")}, {facts.corpus_bytes:,} bytes; {facts.train_tokens:,} tokens
+to train on. sha256 of all documents, one after the other in the order in which they were read:
+`{facts.corpus_sha256}`.
+
+{what}
 """
 
 
 def _settings(facts: CardFacts) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts.settings.items())
+    long = facts.seconds >= 120
+    time = f"{facts.seconds / 60:,.0f} minutes" if long else _count(round(facts.seconds), "second")
+    passes = facts.tokens_seen / facts.train_tokens
     return f"""\
 ## Training
 
-{facts.steps:,} steps over {facts.tokens_seen:,} tokens in {facts.seconds / 60:.0f} minutes, in
-{facts.processes} process(es).
+{_count(facts.steps, "step")} over {facts.tokens_seen:,} tokens ({passes:.2f} times the text) in
+{time}, in {_count(facts.processes, "process", "processes")} on {facts.machine};
+finished on {facts.date}.
 
 | Setting | Value |
 | --- | --- |
@@ -145,9 +171,22 @@ def _samples(facts: CardFacts) -> str:
         return ""
     parts = []
     for seed, prompt, text in facts.samples:
+        text = _without_controls(text)
         fence = "`" * max(3, _longest_run(text) + 1)
         parts.append(f"Seed {seed}:\n\n{fence}text\n{prompt}{text}\n{fence}\n")
     return "## Samples\n\nAs they came, temperature 0.8, top_p 0.95.\n\n" + "\n".join(parts)
+
+
+def _count(number: int, one: str, more: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
+
+
+def _without_controls(text: str) -> str:
+    """Escape what a terminal would obey: a model of a few steps may write anything."""
+    return "".join(
+        f"\\x{ord(each):02x}" if unicodedata.category(each) == "Cc" and each not in "\n\t" else each
+        for each in text
+    )
 
 
 def _longest_run(text: str) -> int:
@@ -158,7 +197,9 @@ def _longest_run(text: str) -> int:
     return longest
 
 
-def _demoted(markdown: str) -> str:
-    """Return the text with each heading one level down."""
-    lines = markdown.splitlines()
+def _demoted(markdown: str, *, heading: str) -> str:
+    """Return the text with each heading one level down, under one of its own or ``heading``."""
+    lines = markdown.strip().splitlines()
+    if not lines[:1] or not lines[0].startswith("# "):
+        lines = [f"# {heading}", "", *lines]
     return "\n".join(f"#{line}" if line.startswith("#") else line for line in lines)

@@ -121,6 +121,16 @@ def _read(file: str) -> bytes:
             raise StorageError(f"Cannot read {file}: {exc.strerror}.", "Check the file.") from exc
 
 
+def read_text_file(file: str) -> str:
+    """Return the text of one file.
+
+    Raises:
+        InvalidText: it is not UTF-8.
+        StorageError: it cannot be read.
+    """
+    return _decode(_read(file), file)
+
+
 def _decode(data: bytes, source: str) -> str:
     try:
         return data.decode("utf-8")

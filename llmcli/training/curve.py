@@ -21,9 +21,10 @@ def draw_curve(points: Points, *, width: int = 60, height: int = 12, unit: str =
     """Return the lines of a chart of at most ``width`` by ``height`` characters and its axes.
 
     Each column shows the mean of the points that fall into it; columns without one are blank.
+    Fewer than two points have no lines.
     """
-    if not points:
-        return []
+    if len(points) < 2:
+        return []  # one point is no curve
     first, last = points[0][0], points[-1][0]
     columns: list[list[float]] = [[] for _ in range(width)]
     for x, y in points:

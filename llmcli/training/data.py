@@ -53,6 +53,12 @@ class Data:
     sha256: str
 
     @property
+    def documents(self) -> int:
+        """How many there are; where the end of each is held out, both files hold them all."""
+        counts = len(self.train.names), len(self.validation.names)
+        return sum(counts) if self.by_document else max(counts)
+
+    @property
     def train_ids(self) -> NDArray[Any]:
         """What is trained on, shape [tokens]."""
         return self.train.open(self.folder)
@@ -65,12 +71,13 @@ class Data:
     def validation_rows(self, context: int, limit: int) -> Tensor | None:
         """Return about ``limit`` held-out tokens, evenly spread, shape [rows, context + 1].
 
-        None where less than one context is held out.
+        Where less than one context is held out, it is one shorter row; None where nothing is.
         """
         ids = self.validation_ids
-        rows = (len(ids) - 1) // context
-        if rows < 1:
+        context = min(context, len(ids) - 1)
+        if context < 1:
             return None
+        rows = (len(ids) - 1) // context
         take = max(1, min(rows, limit // context))
         starts = [rows * i // take * context for i in range(take)]
         return torch.stack(

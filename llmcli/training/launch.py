@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -23,9 +24,33 @@ def under_launcher() -> bool:
     return "RANK" in os.environ
 
 
+def alone_under_accelerate() -> bool:
+    """Whether ``accelerate launch`` started this process and no other.
+
+    Without a GPU it does so whatever its ``--num_processes`` is, unless ``--multi_gpu`` is given.
+    """
+    return "ACCELERATE_USE_CPU" in os.environ and not under_launcher()
+
+
 def is_first_process() -> bool:
     """Whether this process speaks for the run."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """Return the shell's line that does the run again, from its beginning.
+
+    Args:
+        arguments: Of llmcli, its name aside.
+    """
+    program = ["llmcli"]
+    if under_launcher():
+        world = os.environ.get("WORLD_SIZE", "1")
+        local = os.environ.get("LOCAL_WORLD_SIZE", world)
+        machines = int(world) // int(local)
+        nodes = ["--nnodes", str(machines)] if machines > 1 else []
+        program = ["torchrun", *nodes, "--nproc-per-node", local, "-m", "llmcli"]
+    return shlex.join([*program, *(each for each in arguments if each != "--resume")])
 
 
 @contextmanager

@@ -188,7 +188,7 @@ class LanguageTrainer(Trainer):
         at_once = max(1, 1024 // self.blocks.context)
         context = autocast(precision or self.precision, self.args.device)
         with torch.compiler.set_stance("force_eager"), context:
-            for row in torch.split(rows.to(self.args.device), at_once):
+            for row in torch.split(rows.to(self.args.device), at_once) if len(rows) else ():
                 total[0] += token_losses(self.module, row).double().sum()
                 total[1] += row.numel() - len(row)
         self.module.train()

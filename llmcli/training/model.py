@@ -41,12 +41,30 @@ def prepare_for_training(model: PreTrainedModel, settings: TrainSettings) -> Non
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = nn.GELU(approximate="tanh")
     if settings.gradient_checkpointing:
-        enable: Any = model.gradient_checkpointing_enable
-        enable()
+        _recompute_activations(model)
     if settings.compile:
         if model.device.type == "cpu":
             model.set_attn_implementation("eager")
         model.compile(dynamic=False)
+
+
+def _recompute_activations(model: PreTrainedModel) -> None:
+    """Keep the inputs of each layer for the backward pass, and compute the rest again.
+
+    Raises:
+        InvalidInput: the model's layers cannot do so.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise InvalidInput(
+            f"{type(model).__name__} does not support gradient checkpointing.",
+            "Train without --gradient-checkpointing; a smaller --batch-size saves memory too.",
+        )
+    # The name changed within transformers 5, and the old one warns.
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    if enable is None:
+        enable = model.gradient_checkpointing_enable
+    # Not reentrant: adapters in a frozen model, and several processes, need it so.
+    enable({"use_reentrant": False})
 
 
 def set_dropout(model: PreTrainedModel, dropout: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmcli.errors import NumericalError
 from llmcli.files import atomic_write
-from llmcli.training.schedule import Progress
+from llmcli.training.schedule import Progress, set_learning_rate
 from llmcli.training.settings import TrainSettings
 
 COMPLETE = "complete.json"
@@ -55,10 +58,22 @@ class Pace(TrainerCallback):
         self._worse = 0
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        lr_scheduler: LRScheduler | None = None,
+        **_: Any,
     ) -> None:
-        """Start the clock; loading and tokenising are not training."""
+        """Start the clock (loading and tokenising are not training); take up a resumed run."""
         self.progress.restart_clock()
+        if lr_scheduler is not None:
+            set_learning_rate(lr_scheduler, self.progress.fraction, self.settings)
+        if state.best_metric is not None:
+            self._best = state.best_metric
+        if state.best_global_step is not None:
+            # Trainer stored the path as it was then, and forgets it where the folder has moved.
+            state.best_model_checkpoint = _folder(args, state.best_global_step)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -80,15 +95,21 @@ class Pace(TrainerCallback):
         self.progress.step, self.progress.elapsed = state.global_step + 1, elapsed
         self.was_interrupted = bool(stop)
         if broken:
-            raise NumericalError(
-                f"The loss became NaN or infinite in step {self.progress.step}.",
-                "Lower --learning-rate; --resume goes on from the last checkpoint.",
-            )
+            raise _not_finite("The loss", self.progress.step)
 
     def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
     ) -> None:
-        """Set what is due."""
+        """Set what is due.
+
+        Raises:
+            NumericalError: a checkpoint is due, and the weights are not what to keep.
+        """
         done = self.progress.fraction >= 1 or self.was_interrupted
         elapsed = self.progress.elapsed
         due = elapsed - self._evaluated >= self.settings.evaluate_every
@@ -98,6 +119,8 @@ class Pace(TrainerCallback):
         if done or elapsed - self._saved >= self.settings.save_every:
             self._saved = elapsed
             control.should_save = True
+        if control.should_save and model is not None and not _is_finite(model):
+            raise _not_finite("A weight", self.progress.step)
         control.should_log = control.should_evaluate or state.global_step % self.log_every == 0
         control.should_training_stop = control.should_training_stop or done
 
@@ -109,15 +132,22 @@ class Pace(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Stop where the validation loss has not improved for long enough."""
+        """Stop where the validation loss has not improved for long enough.
+
+        Raises:
+            NumericalError: it is NaN or infinite.
+        """
+        if not math.isfinite((metrics or {}).get("eval_loss", 0.0)):
+            raise _not_finite("The validation loss", state.global_step)
         if self.settings.early_stopping is None:
             return
         loss = (metrics or {}).get("eval_loss", float("inf"))
         self._worse = 0 if loss < self._best else self._worse + 1
         if loss < self._best:
             # Trainer keeps this checkpoint when it deletes old ones.
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-            state.best_model_checkpoint, self._best = str(folder), loss
+            state.best_model_checkpoint = _folder(args, state.global_step)
+            state.best_global_step, state.best_metric = state.global_step, loss
+            self._best = loss
             control.should_save = True
         if self._worse >= self.settings.early_stopping:
             control.should_save = True
@@ -128,10 +158,25 @@ class Pace(TrainerCallback):
     ) -> None:
         """Mark the checkpoint as complete."""
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            folder = Path(_folder(args, state.global_step))
             record = {"step": state.global_step, "elapsed": self.progress.elapsed}
             with atomic_write(folder / COMPLETE) as out:
                 out.write(json.dumps(record).encode())
+
+
+def _folder(args: TrainingArguments, step: int) -> str:
+    return str(Path(str(args.output_dir)) / f"checkpoint-{step}")
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
+
+
+def _not_finite(what: str, step: int) -> NumericalError:
+    return NumericalError(
+        f"{what} became NaN or infinite in step {step}.",
+        "Go on from the last checkpoint with --resume and a lower --learning-rate.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ METRICS = "metrics.jsonl"
 _RUN = "run.json"
 _MAY_CHANGE = {"max_steps", "max_time", "epochs", "evaluate_every", "save_every", "store"}
 _MAY_CHANGE |= {"early_stopping", "precision", "compile", "gradient_checkpointing", "sample_prompt"}
+_MAY_CHANGE |= {"learning_rate", "max_grad_norm"}  # the way out of a loss that became NaN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class Run:
         resume: Go on from the last checkpoint in ``output``.
         overwrite: ``output`` may hold something already.
         command: What the model card says made it.
+        card_notes: Markdown that the model card carries.
     """
 
     sources: Sequence[str]
@@ -51,6 +53,7 @@ class Run:
     resume: bool = False
     overwrite: bool = False
     command: str = ""
+    card_notes: str | None = None
 
     @property
     def work(self) -> Path:
@@ -105,6 +108,11 @@ def prepare(run: Run, processes: int) -> None:
         base=_tokenizer_of(run.base) if run.base is not None else None,
         split_on=run.split_on,
     )
+    if run.settings.early_stopping is not None and data.validation_rows(run.context, 1) is None:
+        raise InvalidInput(
+            "--early-stopping needs held-out text, and there is none.",
+            "Use a larger --validation, more text, or no --early-stopping.",
+        )
     make_blocks(run, data, processes)  # too short a corpus is found before a model is built
     with atomic_write(run.work / _RUN) as out:
         out.write(json.dumps(run.identity(processes)).encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from llmcli.engine.processor import processor_name
 from llmcli.training.card import CardFacts, model_card, versions
 from llmcli.training.curve import save_picture
 from llmcli.training.data import Data
@@ -130,9 +132,9 @@ def finish(
 
 def _trained(run: Run, trainer: LanguageTrainer) -> PreTrainedModel:
     """Return the best model where the run was looking for it, else the last."""
-    best = trainer.state.best_model_checkpoint
+    best = trainer.state.best_global_step
     if run.settings.early_stopping is not None and best is not None:
-        trainer._load_from_checkpoint(best)
+        trainer._load_from_checkpoint(str(run.work / "checkpoints" / f"checkpoint-{best}"))
     model: Any = trainer.model
     if run.settings.adapter is not None and run.settings.adapter.merge:
         model = model.merge_and_unload()
@@ -206,20 +208,33 @@ def _facts(
         stored=result.precision,
         settings=settings,
         processes=processes,
+        machine=_machine(next(model.parameters()).device, processes),
+        date=datetime.date.today().isoformat(),
         steps=result.steps,
         tokens_seen=result.tokens,
         seconds=result.seconds,
         corpus_bytes=sum(data.train.sizes) + sum(data.validation.sizes),
         corpus_sha256=data.sha256,
-        documents=len({*data.train.names, *data.validation.names}),
+        documents=data.documents,
         train_tokens=data.train.tokens,
         held_out=data.validation.names if data.by_document else [],
+        held_out_tokens=data.validation.tokens,
         validation=result.validation,
         rounded=tried,
         records=result.records,
         samples=samples,
         sources=_sources(run.sources),
+        notes=run.card_notes,
     )
+
+
+def _machine(device: torch.device, processes: int) -> str:
+    """Return what the processes computed on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    each = f"{threads} thread{'s' if threads > 1 else ''}{' each' if processes > 1 else ''}"
+    return f"{processor_name()}, {each}"
 
 
 def _sources(sources: Sequence[str]) -> str | None:

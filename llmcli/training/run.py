@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from accelerate import PartialState
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llmcli.engine.allocator import keep_freed_memory
 from llmcli.errors import OutOfMemory, is_out_of_memory
 from llmcli.training.data import Data, load_data
 from llmcli.training.launch import LostProcess
 from llmcli.training.loop import LanguageTrainer
+from llmcli.training.memory import bounded_memory
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics
 from llmcli.training.model import (
     add_adapter,
@@ -64,7 +67,10 @@ def train(
         OutOfMemory: a step does not fit.
     """
     keep_freed_memory()
-    with _quiet_transformers(), _foreign_errors():
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    # A GPU's driver reserves addresses far beyond what it uses.
+    bounded = nullcontext() if torch.cuda.is_available() else bounded_memory(local)
+    with _quiet_transformers(), _foreign_errors(), bounded:
         state = PartialState(cpu=not torch.cuda.is_available())
         if state.is_main_process:
             prepare(run, state.num_processes)
@@ -81,6 +87,7 @@ def train(
             trainer.train(resume_from_checkpoint=resume_from)
         elif checkpoint is not None:
             trainer._load_from_checkpoint(str(checkpoint.folder))
+            trainer.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
         if trainer.pace.was_interrupted or not state.is_main_process:
             return None
         from llmcli.training.result import finish
@@ -179,13 +186,15 @@ def _training_arguments(work: Path, settings: TrainSettings, max_steps: int) -> 
         ignore_data_skip=True,
         remove_unused_columns=False,
         disable_tqdm=True,
+        log_level="critical",
+        log_level_replica="critical",  # else Trainer lets the other processes warn
         report_to=[],
     )
 
 
 def _described(data: Data) -> str:
     held = len(data.validation.names) if data.by_document else 0
-    how = f"{held} whole documents" if held else "the end of each document"
+    how = f"{held} whole document{'s' if held > 1 else ''}" if held else "the end of each document"
     return f"{data.train.tokens:,} tokens to train on; {data.validation.tokens:,} held out" + (
         f" ({how})." if data.validation.tokens else "."
     )
@@ -220,7 +229,7 @@ def _foreign_errors() -> Iterator[None]:
             ) from exc
         if isinstance(exc, torch.distributed.DistError) or "gloo" in str(exc).lower():
             raise LostProcess(
-                "Another process of the run has ended.",
-                "Go on from the last checkpoint with --resume.",
+                "Another process of the run has ended; its own message says why.",
+                "Where there is a checkpoint, --resume goes on from it.",
             ) from exc
         raise

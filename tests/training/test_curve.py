@@ -17,7 +17,7 @@ def test_a_line_that_falls() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(0, 10**9), st.floats(-50, 50)), min_size=1, max_size=50).map(
+    st.lists(st.tuples(st.integers(0, 10**9), st.floats(-50, 50)), min_size=2, max_size=50).map(
         sorted
     ),
     st.integers(8, 100),
@@ -31,7 +31,7 @@ def test_it_fits(points: list[tuple[int, float]], width: int, height: int) -> No
 
 
 def test_nothing_to_draw() -> None:
-    assert draw_curve([]) == []
+    assert draw_curve([]) == draw_curve([(10, 4.0)]) == []
 
 
 def test_the_picture(tmp_path: Path) -> None:
