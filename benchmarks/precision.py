@@ -9,18 +9,26 @@ import argparse
 import math
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from llmcli.models.loader import load
 
+STEP = 16
+
 
 def window_logprobs(name: str, precision: str, windows: list[list[int]]) -> list[Tensor]:
-    """Log-probabilities [time - 1, vocab] that follow each window's tokens but the last."""
+    """Log-probabilities [time - 1, vocab] that follow each window's tokens but the last.
+
+    Read as text is decoded, a few tokens at a time: longer pieces are multiplied another way.
+    """
     decoder = load(name, precision=precision, device="cpu").decoder()
     found = []
     for window in windows:
         decoder.prefill([window[:1]])
-        found.append(decoder.extend([window[1:]])[0].log_softmax(-1)[:-1])
+        pieces = [window[start : start + STEP] for start in range(1, len(window), STEP)]
+        logits = torch.cat([decoder.extend([piece])[0] for piece in pieces])
+        found.append(logits.log_softmax(-1)[:-1])
     return found
 
 
