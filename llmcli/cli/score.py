@@ -49,6 +49,8 @@ def score(
     """
     check_argument(settings.prompt, source="--prompt")
     found = sources(text, inputs.files, console=console)
+    for source in found:
+        source.check()
     loaded = model.load(console)
     _keep_memory()
     job = ScoreJob(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -146,6 +147,10 @@ class _Rows:
         self._held: list[tuple[float, int, Record, Score]] = []
         self._count = 0
         self._shown = 0
+        # Records are read ahead of the model, so errors wait for the rows before them.
+        self._begun = 0
+        self._done = 0
+        self._waiting: deque[tuple[int, dict[str, Any]]] = deque()
         self.means = _Means()
         self.failed = 0
 
@@ -157,23 +162,31 @@ class _Rows:
         by = self._job.settings.by
         for record in paragraphs(records) if by == "paragraph" else records:
             if record.error is not None:
-                self._report(record, record.error)
+                self._report(record, record.error, self._begun)
                 continue
             if by == "file":
+                self._begun += 1
                 yield record, iter(record.parts)
                 continue
             try:
                 check_surrogates(record.text)
             except InvalidText as exc:
-                self._report(record, InvalidText(f"{record.place}: {exc.message}", exc.cure))
+                error = InvalidText(f"{record.place}: {exc.message}", exc.cure)
+                self._report(record, error, self._begun)
                 continue
             if by != "line" or record.text.strip():
+                self._begun += 1
                 yield record, iter([record.text])
 
     def take(self, record: Record, tally: Tally) -> None:
         """Take a row that is done."""
+        self._take(record, tally)
+        self._done += 1
+        self._show_errors()
+
+    def _take(self, record: Record, tally: Tally) -> None:
         if not tally.weight:
-            self._report(record, nothing_scored(record.place, tally, self._convention))
+            self._report(record, nothing_scored(record.place, tally, self._convention), self._done)
             return
         score = tally.score(interval=self._job.settings.by == "file")
         self.means.add(score)
@@ -218,11 +231,20 @@ class _Rows:
             named["file"] = record.name
         return named if by == "file" else {**named, "text": record.text}
 
-    def _report(self, record: Record, error: Exception) -> None:
+    def _report(self, record: Record, error: Exception, place: int) -> None:
+        """Say what is wrong with a record, once ``place`` texts are done, which come before it."""
         if self._job.settings.by != "record" or not self._job.console.json_output:
             raise error
         self.failed += 1
-        self._job.console.record({**record.fields, "error": str(error)})
+        found = {**record.fields, "error": str(error)}
+        if place > self._done:
+            self._waiting.append((place, found))
+        else:
+            self._job.console.record(found)
+
+    def _show_errors(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._done:
+            self._job.console.record(self._waiting.popleft()[1])
 
 
 def _height(key: str | None, score: Score) -> float:

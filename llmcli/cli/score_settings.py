@@ -46,7 +46,7 @@ class ScoreSettings:
             for name, chosen in (
                 ("--tokens", self.tokens),
                 ("--html", self.html is not None),
-                ("--vs", self.compares),
+                ("--vs" if self.vs is not None else "--vs-precision", self.compares),
                 (f"--by {self.by}", self.by != "whole"),
             )
             if chosen

@@ -11,8 +11,11 @@ from torch import Tensor
 
 from llmcli.engine.kernels import Precision, make_linear, quantize
 
-# 1,024 rows of 2,048 float32 logits are 8 MiB: they stay in a processor's last cache.
-VOCABULARY_SLICE = 2048
+# 1,024 rows of 512 float32 logits are 2 MiB: shared among a few cores they stay in each one's
+# own cache, where the passes over them cost little beside the product.
+VOCABULARY_SLICE = 512
+# An int8 product quantises the hidden states anew for each slice, so there are fewer.
+_INT8_SLICE = 2048
 # 128 rows of 50,257 float32 logits are 26 MB.
 ROWS_SLICE = 128
 
@@ -58,8 +61,10 @@ class Head:
         self, weight: Tensor, bias: Tensor | None = None, precision: Precision = "float32"
     ) -> None:
         stored: Precision = "int8" if precision == "int4" else precision
+        self._type = torch.bfloat16 if stored == "bfloat16" else None
         self.vocab_size = len(weight)
-        self._edges = [*range(0, self.vocab_size, VOCABULARY_SLICE), self.vocab_size]
+        step = _INT8_SLICE if stored == "int8" else VOCABULARY_SLICE
+        self._edges = [*range(0, self.vocab_size, step), self.vocab_size]
         self._slices = [
             make_linear(
                 quantize(weight[start:end], stored), None if bias is None else bias[start:end]
@@ -70,6 +75,7 @@ class Head:
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits of all tokens, [rows, vocab]."""
         whole = hidden.new_empty((len(hidden), self.vocab_size), dtype=torch.float32)
+        hidden = self._narrow(hidden)
         for (start, end), linear in zip(pairwise(self._edges), self._slices, strict=True):
             whole[:, start:end] = linear(hidden)
         return whole
@@ -77,8 +83,8 @@ class Head:
     def logprobs(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Log-probability of one token for each row, float32 [rows].
 
-        Logits come a slice of the vocabulary at a time, and the log-sum-exp is carried along
-        (Milakov & Gimelshein 2018), so that the logits of a window never exist whole.
+        Logits come a slice of the vocabulary at a time, of which the log-sum-exp is kept, so
+        that the logits of a window never exist whole. It is computed in float32.
 
         Args:
             hidden: Shape [rows, width].
@@ -87,18 +93,33 @@ class Head:
         order = torch.argsort(targets)
         edges = torch.tensor(self._edges, device=targets.device)
         bounds = torch.searchsorted(targets[order], edges).tolist()
-        highest = torch.full((len(targets),), -torch.inf, device=hidden.device)
-        total = torch.zeros_like(highest)
-        chosen = torch.empty_like(highest)
+        sums = torch.empty((len(self._slices), len(targets)), device=hidden.device)
+        chosen = torch.empty_like(sums[0])
+        hidden = self._narrow(hidden)
+        room: Tensor | None = None
         for index, linear in enumerate(self._slices):
-            logits = linear(hidden).float()
-            rows = order[bounds[index] : bounds[index + 1]]
-            chosen[rows] = logits[rows, targets[rows] - self._edges[index]]
-            above = torch.maximum(highest, logits.amax(1))
-            total *= torch.exp(highest - above)
-            total += logits.sub_(above[:, None]).exp_().sum(1)
-            highest = above
-        return chosen - highest - total.log()
+            logits = linear(hidden)
+            if bounds[index] < bounds[index + 1]:
+                rows = order[bounds[index] : bounds[index + 1]]
+                chosen[rows] = logits[rows, targets[rows] - self._edges[index]].float()
+            if logits.dtype != torch.float32:
+                if room is None:  # the first slice is as wide as any
+                    room = torch.empty(logits.numel(), device=hidden.device)
+                logits = room[: logits.numel()].view(logits.shape).copy_(logits)
+            _log_sum_exp(logits, out=sums[index])
+        return chosen - torch.logsumexp(sums, 0)
+
+    def _narrow(self, hidden: Tensor) -> Tensor:
+        """In the type that the product takes, once instead of for each slice."""
+        return hidden if self._type is None else hidden.to(self._type)
+
+
+def _log_sum_exp(logits: Tensor, *, out: Tensor) -> None:
+    """Log-sum-exp of each row into ``out``; ``logits`` are overwritten."""
+    # A row in which all tokens are forbidden has -inf as its sum, not NaN.
+    highest = logits.amax(1).clamp_(min=torch.finfo(torch.float32).min)
+    torch.sum(logits.sub_(highest[:, None]).exp_(), 1, out=out)
+    out.log_().add_(highest)
 
 
 def make_head(weight: Tensor, precision: Precision, probe: Tensor) -> Head:

@@ -120,7 +120,7 @@ class Likelihood:
 
 
 def _finite(scores: TokenScores) -> bool:
-    return all(math.isfinite(each) for values in (scores.logprobs, scores.other) for each in values)
+    return all(all(map(math.isfinite, values)) for values in (scores.logprobs, scores.other))
 
 
 def _broken(window: Window, index: int) -> NumericalError:

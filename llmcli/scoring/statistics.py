@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -40,11 +40,16 @@ class Blocks:
         self._open = [0.0] * columns
         self._count = 0
 
-    def add(self, *values: float) -> None:
-        """Add one token's numbers."""
+    @property
+    def room(self) -> int:
+        """How many tokens the block at the end still takes, at least 1."""
+        return self.size - self._count
+
+    def add(self, *values: float, tokens: int = 1) -> None:
+        """Add the sums of consecutive ``tokens``: of one, or of at most ``room``."""
         for index, value in enumerate(values):
             self._open[index] += value
-        self._count += 1
+        self._count += tokens
         if self._count == self.size:
             self._close()
 
@@ -238,12 +243,17 @@ class Tally:
     texts: int = 0
     blocks: Blocks = field(default_factory=Blocks)
 
-    def add(self, logprobs: Iterable[float], weight: float = 1.0) -> None:
+    def add(self, logprobs: Sequence[float], weight: float = 1.0) -> None:
         """Add the log-probabilities (nats) of consecutive tokens, each counting ``weight``."""
-        for logprob in logprobs:
-            self.nll -= weight * logprob
-            self.weight += weight
-            self.blocks.add(-weight * logprob, weight)
+        begin = 0
+        while begin < len(logprobs):
+            # A block's worth at a time: a loop over tokens costs more than a small model does.
+            part = logprobs[begin : begin + self.blocks.room]
+            nll, counted = -weight * math.fsum(part), weight * len(part)
+            self.nll += nll
+            self.weight += counted
+            self.blocks.add(nll, counted, tokens=len(part))
+            begin += len(part)
 
     def add_text(self, counts: WordCount) -> None:
         """Add a finished text's words and bytes."""

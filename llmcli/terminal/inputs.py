@@ -74,14 +74,30 @@ def open_source(source: str | Path) -> BinaryIO:
         if sys.stdin is None:
             raise InvalidInput("stdin is closed.", "Pipe text in, or pass it as an argument.")
         return sys.stdin.buffer
+    check_file(source)
+    try:
+        return open(source, "rb")
+    except OSError as exc:
+        raise _unreadable(source, exc) from exc
+
+
+def check_file(source: str | Path) -> None:
+    """Look at a file without opening it (which would wait for a pipe's other end).
+
+    Raises:
+        InvalidInput: the file is missing or a directory.
+    """
     try:
         if stat.S_ISDIR(os.stat(source).st_mode):
             raise InvalidInput(f"{source} is a directory.", "Name a file.")
-        return open(source, "rb")
     except OSError as exc:
-        raise InvalidInput(
-            f"Cannot read {source}: {exc.strerror}.", "Check the name and its permissions."
-        ) from exc
+        raise _unreadable(source, exc) from exc
+
+
+def _unreadable(source: str | Path, exc: OSError) -> InvalidInput:
+    return InvalidInput(
+        f"Cannot read {source}: {exc.strerror}.", "Check the name and its permissions."
+    )
 
 
 def read_chunks(

@@ -16,6 +16,7 @@ from llmcli.terminal.console import Console
 from llmcli.terminal.inputs import (
     STDIN,
     DecodeErrors,
+    check_file,
     decode_utf8,
     read_chunks,
     source_name,
@@ -43,6 +44,15 @@ class Source:
     def label(self) -> str:
         """How messages call it."""
         return "The text" if self.data is not None else source_name(self.name)
+
+    def check(self) -> None:
+        """Raise now what opening it would raise later, as far as that can be seen from outside.
+
+        Raises:
+            InvalidInput: a missing file or a directory.
+        """
+        if self.data is None and self.name != STDIN:
+            check_file(self.name)
 
     def chunks(self, watch: Watch | None = None, *, as_it_comes: bool = False) -> Iterator[bytes]:
         """Yield its bytes in pieces; arguments and errors as for `inputs.read_chunks`."""

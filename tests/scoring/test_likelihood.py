@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 import transformers
 
 from llmcli.errors import NumericalError, UnsupportedModel
-from llmcli.scoring.head import make_head
+from llmcli.scoring.head import Head, make_head
 from llmcli.scoring.likelihood import Likelihood
 from llmcli.scoring.reading import HiddenReader, LogitsReader, Reader, make_reader
 from llmcli.scoring.windows import Window
@@ -86,6 +87,28 @@ def test_any_model_by_slices_through_its_cache(module: Any, monkeypatch: Any) ->
 
 def test_small_vocabulary_slices(module: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("llmcli.scoring.head.VOCABULARY_SLICE", 33)
+    for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
+        assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
+
+
+def test_forbidden_tokens_and_logits_far_apart(monkeypatch: Any) -> None:
+    """Whole slices of -inf, and logits that would overflow float32 if they were exponentiated."""
+    monkeypatch.setattr("llmcli.scoring.head.VOCABULARY_SLICE", 50)
+    torch.manual_seed(2)
+    weight, hidden = torch.randn(300, 16) * 30, torch.randn(40, 16)
+    bias = torch.zeros(300)
+    bias[50:100] = bias[250:] = -torch.inf
+    targets = torch.cat([torch.arange(100, 120), torch.arange(20)])
+    exact = torch.log_softmax((hidden @ weight.t() + bias).double(), 1)[range(40), targets]
+    found = Head(weight, bias).logprobs(hidden, targets)
+    assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-5, abs=1e-4)
+    assert Head(weight, bias).logprobs(hidden[:1], torch.tensor([60])).item() == -math.inf
+
+
+@pytest.mark.parametrize("mkl", [False, True])
+def test_whichever_library_multiplies(tiny_gpt2: Path, monkeypatch: Any, mkl: bool) -> None:
+    monkeypatch.setattr("llmcli.scoring.reading.mkl_is_ahead", lambda: mkl)
+    module = module_at(tiny_gpt2)
     for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
 

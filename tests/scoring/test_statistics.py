@@ -75,6 +75,23 @@ def test_blocks_merge_instead_of_growing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert sum(row[0] for row in blocks.rows()) == sum(range(1000))
 
 
+@given(
+    cuts=st.lists(st.integers(0, 400), min_size=1, max_size=12),
+    weight=st.sampled_from([1.0, 0.75]),
+)
+def test_blocks_do_not_depend_on_the_windows(cuts: list[int], weight: float) -> None:
+    """Windows of any length make the blocks of 128 that tokens one by one make."""
+    tally, one_by_one = Tally(), Blocks()
+    for index, size in enumerate(cuts):
+        values = [-(index + place % 7) / 3 for place in range(size)]
+        tally.add(values, weight)
+        for value in values:
+            one_by_one.add(-weight * value, weight)
+    assert len(tally.blocks) == len(one_by_one)
+    for found, wanted in zip(tally.blocks.rows(), one_by_one.rows(), strict=True):
+        assert found == pytest.approx(wanted, abs=1e-9)
+
+
 def test_interval_needs_ten_blocks() -> None:
     rows = [(float(i % 3), 1.0) for i in range(9)]
     assert bootstrap_interval(rows) is None
