@@ -91,10 +91,10 @@ def _read_object(path: Path) -> dict[str, Any]:
             _refuse(path, f"is {size:,} bytes long, which no config.json is")
         data = path.read_bytes()
     except OSError as error:
-        raise CorruptModel(
-            f"Cannot read {quoted(str(path))}: {error.strerror}.",
-            "A model's folder holds config.json, tokenizer.json and model.safetensors.",
-        ) from error
+        cure = "A model's folder holds config.json, tokenizer.json and model.safetensors."
+        if (path.parent / "adapter_config.json").exists():
+            cure = "The folder holds adapters alone. Merge them: llmcli train --lora --merge."
+        raise CorruptModel(f"Cannot read {quoted(str(path))}: {error.strerror}.", cure) from error
     if data.lstrip()[:1] == b"<":
         _refuse(path, "is HTML, not JSON")
     if data.startswith(b"version https://git-lfs"):

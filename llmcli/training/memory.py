@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_SHARE = 0.9  # of what is available; the kernel's figure is an estimate, and others run too
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -53,7 +54,7 @@ def bounded_memory(processes: int) -> Iterator[None]:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    bound = taken + max(0, available) // processes
+    bound = taken + int(_SHARE * max(0, available)) // processes
     bounds = [bound, *(each for each in before if each != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), before[1]))
     try:

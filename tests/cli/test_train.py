@@ -23,6 +23,7 @@ SIZE = [
     *("--vocab-size", "300", "--layers", "1", "--heads", "2", "--width", "32"),
     *("--context", "32", "--batch-size", "4", "--precision", "float32"),
 ]
+NO_HELD_OUT = ["--early-stopping", "1", "--validation", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,10 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def test_a_pipe_gets_lines_and_stdout_the_result(tales: Path, tmp_path: Path) -> None:
     output = tmp_path / "model"
-    done = run(str(tales), "-o", str(output), *SIZE, "--max-steps", "20", "--json")
+    notes = tmp_path / "notes.md"
+    notes.write_text("Made for a test.")
+    more = ["--max-steps", "20", "--json", "--card-notes", str(notes)]
+    done = run(str(tales), "-o", str(output), *SIZE, *more)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
     assert record["steps"] == 20
@@ -85,7 +89,9 @@ def test_a_pipe_gets_lines_and_stdout_the_result(tales: Path, tmp_path: Path) ->
     assert {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"} <= {
         path.name for path in output.iterdir()
     }
-    assert f"llmcli train {tales} -o {output}" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert f"llmcli train {tales} -o {output}" in card
+    assert "## Notes\n\nMade for a test.\n" in card
 
 
 def test_stdin_and_records(tales: Path, tmp_path: Path) -> None:
@@ -164,16 +170,19 @@ def bad_calls(folder: Path) -> Sequence[tuple[list[str], int, str]]:
         ([text, "--vocab-size", "260"], 2, "less than one context"),
         ([text, "-m", str(folder / "nothing")], 1, "nothing"),
         ([text, "--resume"], 2, "no run to resume"),
+        ([text, "--card-notes", str(folder / "none.md")], 2, "does not exist"),
+        ([text, "--card-notes", str(folder / "latin1.txt")], 2, "byte 0xe9 at offset 3"),
+        ([text, "--vocab-size", "260", *NO_HELD_OUT], 2, "needs held-out text"),
     ]
 
 
-@pytest.mark.parametrize("number", range(14))
+@pytest.mark.parametrize("number", range(17))
 def test_bad_calls(tmp_path: Path, number: int) -> None:
     (tmp_path / "a.txt").write_text("A short tale of a fox and a crow. " * 4)
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
     calls = bad_calls(tmp_path)
-    assert len(calls) == 14
+    assert len(calls) == 17
     arguments, code, says = calls[number]
     done = CliRunner().invoke(cli, ["train", *arguments, "-o", str(tmp_path / "model")])
     assert done.exit_code == code, done.stderr

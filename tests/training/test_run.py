@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from training_runs import tale, tiny_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmcli.errors import InvalidInput, NumericalError
+from llmcli.errors import CorruptModel, InvalidInput, NumericalError
 from llmcli.models.loader import load
 from llmcli.training.metrics import read_metrics
 from llmcli.training.pace import last_checkpoint
@@ -322,6 +322,9 @@ def test_adapters(tiny_gpt2: Path, tales: Path, tmp_path: Path, merge: bool) -> 
         plain = AutoModelForCausalLM.from_pretrained(tiny_gpt2)
         assert PeftModel.from_pretrained(plain, tmp_path / "m").peft_config
         assert not (tmp_path / "m" / "config.json").exists()
+        with pytest.raises(CorruptModel) as caught:
+            load(str(tmp_path / "m"))
+        assert "--merge" in caught.value.cure
 
 
 def test_accumulated_batches_are_one_large_batch(tales: Path, tmp_path: Path) -> None:
