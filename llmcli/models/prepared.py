@@ -156,7 +156,10 @@ def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
         if (size := path.stat().st_size) > _HUGE_PAGES_FROM:
             reserve_huge_pages(size)
         stored = _File(path, *header)
-    return assemble(shape, ChainMap(unquantised, stored))
+    try:
+        return assemble(shape, ChainMap(unquantised, stored))
+    except (KeyError, ValueError):  # not what was written
+        return None
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int] | None:

@@ -12,6 +12,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llmcli.engine import kernels
@@ -123,6 +125,21 @@ def test_any_doubt_goes_through_transformers_again(
     third = load(str(folder), precision=precision, device="cpu")
     assert torch.equal(_logits(third), expected)
     assert not _went_through_transformers(third)
+
+
+@pytest.mark.skipif(not kernels.decodes_natively(), reason="no library, no panels")
+@pytest.mark.parametrize("name", ["lm_head.size", "h.0.mlp.c_fc.scales"])
+def test_sizes_that_contradict_each_other_are_not_read(folder: Path, name: str) -> None:
+    expected = _logits(load(str(folder), precision="int8", device="cpu"))
+    (path,) = prepared_files(folder)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118
+    tensors[name] = tensors[name] * 2 if name.endswith("size") else tensors[name][:-1].clone()
+    save_file(tensors, path, metadata=metadata)
+    again = load(str(folder), precision="int8", device="cpu")
+    assert torch.equal(_logits(again), expected)
+    assert _went_through_transformers(again)
 
 
 def test_another_format_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

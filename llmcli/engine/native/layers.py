@@ -17,7 +17,7 @@ from llmcli.engine.native.library import (
     address,
     library,
 )
-from llmcli.engine.native.panels import form_of
+from llmcli.engine.native.panels import check, form_of
 
 _workspace = Workspace()
 
@@ -50,11 +50,15 @@ class PanelLinear:
         stored: What :func:`llmcli.engine.native.panels.pack` returned.
         bias: Shape [out], float32, or None.
         activation: Applied to the result.
+
+    Raises:
+        ValueError: the tensors have other sizes than they say.
     """
 
     def __init__(
         self, stored: Mapping[str, Tensor], bias: Tensor | None, activation: str | None = None
     ) -> None:
+        check(stored)
         self._panels = stored["panels"].contiguous()
         self._scales = stored.get("scales")
         self._bias = None if bias is None else bias.float().contiguous()

@@ -82,6 +82,27 @@ def _panels(values: Tensor, together: int) -> Tensor:
     return parts.permute(0, 2, 1, 3).contiguous()
 
 
+def check(stored: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless panels and scales have the sizes that ``size`` asks for.
+
+    The library reads as much as ``size`` says, whatever there is.
+    """
+    rows, width = stored["size"].tolist()
+    panels, form = stored["panels"], form_of(stored)
+    blocks = -(-rows // _LANES)
+    inputs, together, of = {"bf16": (64, 2, 1), "int8": (64, 4, 1), "int4": (_INT4_GROUP, 4, 2)}[
+        form
+    ]
+    padded = -(-width // inputs) * inputs
+    expected = (blocks, padded // (together * of), _LANES, together)
+    if rows < 1 or width < 1 or tuple(panels.shape) != expected:
+        raise ValueError(f"panels of {tuple(panels.shape)} do not hold [{rows}, {width}]")
+    scales = {"bf16": 0, "int8": rows, "int4": blocks * padded // _INT4_GROUP * 2 * _LANES}[form]
+    found = stored["scales"].numel() if scales else 0
+    if found != scales:
+        raise ValueError(f"{found} scales do not fit [{rows}, {width}]")
+
+
 def form_of(stored: Mapping[str, Tensor]) -> str:
     """Which of the library's forms packed weights have."""
     if stored["panels"].dtype == torch.bfloat16:

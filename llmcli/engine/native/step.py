@@ -79,6 +79,8 @@ class Step:
         for block in weights.blocks:
             linears += [block.c_attn, block.attn_c_proj, block.c_fc, block.mlp_c_proj]
             norms += [block.ln_1, block.ln_2]
+        if not _fits(weights):
+            return None
         layers = {id(linear): getattr(linear, "layer", None) for linear in linears}
         described = {key: layer for key, layer in layers.items() if layer is not None}
         if len(described) < len(layers):
@@ -140,6 +142,31 @@ class Step:
             threads,
         )
         return result
+
+
+def _fits(weights: GPT2Weights) -> bool:
+    """Whether all sizes are what the shape says: the library goes by it and checks nothing."""
+    width = weights.shape.n_embd
+    norms = [weights.ln_f, *(norm for b in weights.blocks for norm in (b.ln_1, b.ln_2))]
+    inner = {_size(block.c_fc)[0] for block in weights.blocks} or {0}
+    return (
+        width % weights.shape.n_head == 0
+        and all(len(each) == width for norm in norms for each in (norm.weight, norm.bias))
+        and len(inner) == 1
+        and _size(weights.lm_head)[1] == width
+        and all(
+            _size(block.c_attn) == (3 * width, width)
+            and _size(block.attn_c_proj) == (width, width)
+            and _size(block.c_fc)[1] == width
+            and _size(block.mlp_c_proj) == (width, *inner)
+            for block in weights.blocks
+        )
+    )
+
+
+def _size(linear: Linear) -> tuple[int, int]:
+    layer = getattr(linear, "layer", None)
+    return (0, 0) if layer is None else (layer.n, layer.k)
 
 
 def _plain(tensor: Tensor) -> bool:
