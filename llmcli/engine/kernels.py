@@ -20,6 +20,7 @@ from torch import Tensor
 from llmcli.engine.native.layers import PanelLinear, float_layer
 from llmcli.engine.native.library import library
 from llmcli.engine.native.panels import pack
+from llmcli.engine.processor import mkl_is_ahead
 
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Activation = Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish", "tanh"]
@@ -117,7 +118,7 @@ class FloatLinear:
 
     One row: the product is cut into slices that MKL's batched matrix product spreads over the
     threads; its plain matrix-vector product leaves half the memory's bandwidth unused on
-    processors that MKL does not know. Several rows: oneDNN, which is ahead of MKL there.
+    processors that MKL does not know. Several rows: whichever of oneDNN and MKL is ahead there.
 
     Args:
         weight: Shape [out, in]; contiguous, or the transpose of a contiguous tensor.
@@ -132,9 +133,10 @@ class FloatLinear:
         self._bias = bias
         self._activation = activation
         self._on_cpu = weight.device.type == "cpu"
-        self._onednn = self._on_cpu and _has_onednn()
-        self.layer = float_layer(weight, bias, activation)
         self._in_major = not weight.is_contiguous()
+        ahead = not (self._in_major and mkl_is_ahead())
+        self._onednn = self._on_cpu and ahead and _has_onednn()
+        self.layer = float_layer(weight, bias, activation)
         self._slices = math.gcd(weight.shape[1], _SLICES)
         rows, width = weight.shape
         if self._in_major:

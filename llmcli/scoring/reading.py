@@ -16,7 +16,6 @@ from llmcli.engine.gpt2_weights import GPT2Weights, LayerNorm, supports
 from llmcli.engine.kernels import Precision, unsupported
 from llmcli.errors import UnsupportedModel
 from llmcli.scoring.head import ROWS_SLICE, Head, make_head, pick_logprobs
-from llmcli.scoring.products import mkl_is_ahead, with_mkl
 
 # How far two ways to compute the same log-probabilities may lie apart on a short text.
 _PROBE_TOLERANCE = 1e-3
@@ -71,10 +70,7 @@ def make_reader(module: Any, *, precision: Precision = "float32") -> Reader:
             raise UnsupportedModel(
                 f"Precision {precision} cannot be used: {why}.", "Use --precision float32."
             )
-        weights = GPT2Weights.from_module(module, precision)
-        if precision == "float32" and mkl_is_ahead():
-            weights = with_mkl(weights, module)
-        body = GPT2Body(weights)
+        body = GPT2Body(GPT2Weights.from_module(module, precision))
         with torch.inference_mode():
             ids, rows = _probe(module.config.vocab_size, module.config.n_positions)
             head = make_head(module.lm_head.weight.detach(), precision, body(ids, rows))

@@ -107,7 +107,7 @@ def test_forbidden_tokens_and_logits_far_apart(monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("mkl", [False, True])
 def test_whichever_library_multiplies(tiny_gpt2: Path, monkeypatch: Any, mkl: bool) -> None:
-    monkeypatch.setattr("llmcli.scoring.reading.mkl_is_ahead", lambda: mkl)
+    monkeypatch.setattr("llmcli.engine.kernels.mkl_is_ahead", lambda: mkl)
     module = module_at(tiny_gpt2)
     for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
