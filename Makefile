@@ -8,7 +8,7 @@ PIP = $(BIN)/pip --disable-pip-version-check --quiet
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/.installed  ## Continue a prompt with the bundled model
-	$(BIN)/llmcli generate -m fable --seed 7 "Once upon a time, in a forest by the sea,"
+	$(BIN)/llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"
 
 test: lint types unit  ## Lint, types and the whole test suite
 
