@@ -330,7 +330,7 @@ def test_the_bar_is_gone_before_the_result(small_folder: Path, tmp_path: Path) -
     script = (
         "import llmcli.terminal.records as records; records._ANNOUNCED = 1\n"
         "from llmcli.cli.main import cli\n"
-        f"cli.main(['encode', '--count', '-m', {str(small_folder)!r}, '-i', {str(path)!r}])\n"
+        f"cli.main(['encode', '--count', '-m', {str(small_folder)!r}, '-i', 'text'])\n"
     )
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -338,6 +338,7 @@ def test_the_bar_is_gone_before_the_result(small_folder: Path, tmp_path: Path) -
         stdin=subprocess.DEVNULL,
         stdout=slave,
         stderr=slave,
+        cwd=tmp_path,  # a short name leaves the bar its place in 80 columns
         env={**os.environ, "TERM": "xterm"},
     )
     os.close(slave)
