@@ -294,8 +294,8 @@ OVER_PANELS(bf16_panels, const float *, bf16_panel)
 
 /* -- float32 as it lies -------------------------------------------------------------------- */
 
-/* Eight inputs at a time are added to sums that stay in the nearest cache: weights are read in
- * eight streams from front to back. */
+/* Sixteen inputs at a time are added to sums that stay in the nearest cache: weights are read in
+ * sixteen streams from front to back. */
 FAST static void in_major(const struct linear *layer, const float *x, int64_t rows, float *y,
                           int64_t y_stride, int accumulate, int64_t first, int64_t last)
 {
@@ -313,17 +313,17 @@ FAST static void in_major(const struct linear *layer, const float *x, int64_t ro
                 _mm512_mask_storeu_ps(y + row * y_stride + j, some, start);
             }
         int64_t i = 0;
-        for (; i + 8 <= k; i += 8) {
+        for (; i + 16 <= k; i += 16) {
             const float *weights = (const float *)layer->weights + i * n;
             for (int64_t j = begin; j < end; j += LANES) {
                 __mmask16 some = lanes(end - j);
-                __m512 w[8];
-                for (int s = 0; s < 8; s++)
+                __m512 w[16];
+                for (int s = 0; s < 16; s++)
                     w[s] = _mm512_maskz_loadu_ps(some, weights + s * n + j);
                 for (int64_t row = 0; row < rows; row++) {
                     const float *values = x + row * k + i;
                     __m512 sum = _mm512_maskz_loadu_ps(some, y + row * y_stride + j);
-                    for (int s = 0; s < 8; s++)
+                    for (int s = 0; s < 16; s++)
                         sum = _mm512_fmadd_ps(w[s], _mm512_set1_ps(values[s]), sum);
                     _mm512_mask_storeu_ps(y + row * y_stride + j, some, sum);
                 }
