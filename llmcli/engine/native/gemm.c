@@ -39,9 +39,19 @@ int gemm_supported(void)
     return known;
 }
 
+static int matrix_units_wanted = 1;
+
+/* Whether tiles may be used where they are there. */
+EXPORT void llmcli_want_matrix_units(int wanted)
+{
+    matrix_units_wanted = wanted;
+}
+
 /* Linux lets a process use the tiles once it has asked. */
 EXPORT int llmcli_has_matrix_units(void)
 {
+    if (!matrix_units_wanted)
+        return 0;
     static int known = -1;
     if (known < 0) {
         unsigned a, b, c, d;

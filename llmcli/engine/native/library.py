@@ -111,14 +111,16 @@ def _path() -> Path | None:
 def library() -> ctypes.CDLL | None:
     """The library; None where it was not built, the processor cannot run it, or it is unwanted.
 
-    ``LLMCLI_NATIVE=0`` makes it unwanted.
+    ``LLMCLI_NATIVE=0`` makes it unwanted, ``LLMCLI_NATIVE=avx512`` its use of AMX (some virtual
+    machines advertise it and stop who uses it).
     """
-    path = _path()
-    if path is None or os.environ.get("LLMCLI_NATIVE") == "0":
+    path, wanted = _path(), os.environ.get("LLMCLI_NATIVE")
+    if path is None or wanted == "0":
         return None
     loaded = ctypes.CDLL(str(path))
     if not loaded.llmcli_supported():
         return None
+    loaded.llmcli_want_matrix_units(wanted != "avx512")
     pointer, int64, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     model, layer = ctypes.POINTER(Model), ctypes.POINTER(Layer)
     loaded.llmcli_takes_many.argtypes = [model]

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 import torch
+from native_units import units  # noqa: F401  (autouse)
 from torch import Tensor
 
 from llmcli.engine.kernels import Activation, FloatLinear, activate

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import transformers
+from native_units import units  # noqa: F401  (autouse)
 from torch import Tensor
 
 from llmcli.engine import gpt2
@@ -19,6 +20,7 @@ from llmcli.engine.native.step import Step
 pytestmark = pytest.mark.skipif(
     library() is None, reason="the library was not built, or this processor lacks AVX-512"
 )
+
 
 # Largest difference of logits that are about 5 large.
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1}
