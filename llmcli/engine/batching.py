@@ -13,7 +13,6 @@ from torch import Tensor
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.generation import choose, generate
 from llmcli.engine.gpt2 import GPT2Decoder
-from llmcli.engine.native.library import FEW_ROWS, description
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.engine.sampling import derive_seed
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
@@ -43,8 +42,7 @@ def rows_alike(decoder: Decoder) -> int:
 
     1 where a row's logits depend, in their last bits, on how many rows there are.
     """
-    own_kernels = isinstance(decoder, GPT2Decoder) and decoder.kernels == description()
-    return FEW_ROWS if own_kernels else 1
+    return decoder.rows_alike if isinstance(decoder, GPT2Decoder) else 1
 
 
 def generate_batch(

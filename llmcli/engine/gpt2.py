@@ -68,6 +68,11 @@ class GPT2Decoder:
         """What computes, in words."""
         return description() if self._native_step is not None else "torch's operators"
 
+    @property
+    def rows_alike(self) -> int:
+        """How many rows it steps at once with the very bits that each would have alone."""
+        return FEW_ROWS if self._native_step is not None else 1
+
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """Read the prompts afresh; logits [batch, vocab].

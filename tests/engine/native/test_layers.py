@@ -13,6 +13,7 @@ from native_units import units  # noqa: F401  (autouse)
 from torch import Tensor
 
 from llmcli.engine.kernels import Activation, FloatLinear, activate
+from llmcli.engine.native import layers
 from llmcli.engine.native.layers import PanelLinear, float_layer
 from llmcli.engine.native.library import FEW_ROWS, library
 from llmcli.engine.native.panels import PanelPrecision, form_of, pack
@@ -177,3 +178,14 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
         assert os.waitpid(child, 0)[1] == 0
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_many_rows_where_bfloat16_has_no_instruction(
+    precision: PanelPrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processors without it go on as with few rows, however many there are."""
+    linear, x = PanelLinear(pack(_random(50, 96), precision), None), _random(70, 96, seed=2)
+    one_by_one = torch.cat([linear(row[None]) for row in x])
+    monkeypatch.setattr(layers, "FEW_ROWS", len(x))
+    assert torch.equal(linear(x), one_by_one)
