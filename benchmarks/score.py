@@ -50,7 +50,7 @@ def transformers_loop(module: Any) -> Callable[[list[int]], float]:
 def llmcli_loop(module: Any, precision: Any) -> Callable[[list[int]], float]:
     from llmcli.engine.allocator import keep_freed_memory
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.reading import make_reader
+    from llmcli.scoring.readers import make_reader
     from llmcli.scoring.windows import Window
 
     keep_freed_memory()

@@ -68,7 +68,7 @@ def alternate(
 RANDOM_GPT2 = """
 import shutil, sys, torch
 from transformers import GPT2Config, GPT2LMHeadModel
-from llmcli.models.reference import bundled_models
+from llmcli.hub.reference import bundled_models
 torch.manual_seed(0)
 GPT2LMHeadModel(GPT2Config()).save_pretrained(sys.argv[1])
 shutil.copy(bundled_models()["fable"] / "tokenizer.json", sys.argv[1])

@@ -81,10 +81,10 @@ def ours(args: argparse.Namespace, *, compile: bool) -> dict[str, float]:
     from llmcli.training.loop import LanguageTrainer
     from llmcli.training.model import new_model, prepare_for_training
     from llmcli.training.pace import Pace
-    from llmcli.training.run import _training_arguments
     from llmcli.training.schedule import Progress
     from llmcli.training.settings import ModelShape, TrainSettings
     from llmcli.training.tokens import Blocks
+    from llmcli.training.train import _training_arguments
 
     keep_freed_memory()
     warm = 4 if compile else 2

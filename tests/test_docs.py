@@ -16,7 +16,7 @@ import click
 import pytest
 
 from llmcli.cli.main import cli
-from llmcli.models.reference import bundled_models
+from llmcli.hub.reference import bundled_models
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

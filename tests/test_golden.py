@@ -15,8 +15,8 @@ import torch
 from click.testing import CliRunner
 
 from llmcli.cli.main import cli
+from llmcli.hub.reference import bundled_models
 from llmcli.models.loader import load
-from llmcli.models.reference import bundled_models
 
 GOLDEN = Path(__file__).parent / "golden" / "fable.json"
 PROMPTS = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from llmcli.training.plan import Run
+    from llmcli.training.run import Run
 
 _WHO = ("the fox", "a crow", "the old king", "three brothers", "the little mermaid", "a wolf")
 _DID = ("went to", "dreamed of", "looked for", "was afraid of", "sang about", "lived in")
@@ -37,7 +37,7 @@ def tales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def tiny_run(tales: Path, output: Path, **changes: Any) -> Run:
     """A run of 20 steps of 128 tokens."""
-    from llmcli.training.plan import Run
+    from llmcli.training.run import Run
     from llmcli.training.settings import ModelShape, TrainSettings
 
     run = {name: changes.pop(name) for name in tuple(changes) if name in Run.__annotations__}

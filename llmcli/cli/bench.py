@@ -120,7 +120,7 @@ def _show(records: Iterable[Mapping[str, Any]], console: Console, *, as_csv: boo
         writer.writerows(collected)
         console.write(text.getvalue())
         return
-    from llmcli.terminal.bench_table import bench_setting, bench_table
+    from llmcli.terminal.bench import bench_setting, bench_table
 
     console.render(bench_table(collected))
     console.line(bench_setting(collected[0]))

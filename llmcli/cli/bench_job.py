@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmcli.models.resolve import ResolvedModel
+    from llmcli.hub.resolve import ResolvedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
     import torch
 
     from llmcli.engine.benchmark import measure, memory_bandwidth
-    from llmcli.engine.processor import processor_name
+    from llmcli.system import processor_name
 
     rates = measure(decoder, new_tokens=job.new_tokens, repetitions=job.repetitions)
     memory = peak_memory()

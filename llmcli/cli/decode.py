@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from llmcli.cli.decode_inputs import IdRecord, InputFormat, read_records
 from llmcli.cli.options import ResolveOptions, output_options, resolve_options
 from llmcli.cli.tokenizing import load_tokenizer
 from llmcli.errors import BatchHadErrors, InvalidInput, InvalidText
+from llmcli.io.id_records import IdRecord, InputFormat, read_records
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.tokenization.idfile import IdType
+    from llmcli.io.idfile import IdType
     from llmcli.tokenization.tokenizer import Tokenizer
 
 _AT_ONCE = 1 << 16

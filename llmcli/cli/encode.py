@@ -16,9 +16,9 @@ from llmcli.cli.options import (
     resolve_options,
 )
 from llmcli.cli.tokenizing import load_tokenizer
+from llmcli.io.records import sources
 from llmcli.terminal.console import Console
 from llmcli.terminal.progress import download_progress
-from llmcli.terminal.records import sources
 
 
 @click.command()

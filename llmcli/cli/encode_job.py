@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import BatchHadErrors, InvalidInput
+from llmcli.io.records import Record, RecordKind, Source, Watch, records
+from llmcli.io.sources import DecodeErrors
 from llmcli.terminal.console import Console
-from llmcli.terminal.inputs import DecodeErrors
-from llmcli.terminal.records import Record, RecordKind, Source, Watch, records
 
 if TYPE_CHECKING:
-    from llmcli.models.resolve import ResolvedModel
-    from llmcli.tokenization.bulk import Piece
-    from llmcli.tokenization.idfile import IdFormat
-    from llmcli.tokenization.split import Boundary, Side
+    from llmcli.hub.resolve import ResolvedModel
+    from llmcli.io.idfile import IdFormat
+    from llmcli.tokenization.chunks import Boundary, Side
+    from llmcli.tokenization.large_text import Piece
     from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 Mode = Literal["ids", "count", "tokens", "format", "max_tokens", "split", "fits", "compare"]
@@ -128,7 +128,7 @@ class EncodeJob:
 
     def encoded(self) -> Iterator[tuple[Record, Piece]]:
         """The records of a batch, each with its tokens, encoded side by side."""
-        from llmcli.tokenization.bulk import encode_texts
+        from llmcli.tokenization.large_text import encode_texts
 
         waiting: deque[Record] = deque()
 
@@ -153,7 +153,7 @@ class EncodeJob:
 
     def pieces(self, record: Record) -> Iterator[Piece]:
         """The tokens of a record whose text may be of any size."""
-        from llmcli.tokenization.bulk import encode_pieces
+        from llmcli.tokenization.large_text import encode_pieces
 
         return encode_pieces(
             self.tokenizer,

@@ -8,8 +8,8 @@ from typing import Any
 from llmcli.cli.encode_job import EncodeJob, Mode
 from llmcli.cli.encode_outputs import show_chunks, show_truncated, write_ids_file
 from llmcli.errors import GateFailed
-from llmcli.terminal.records import Record
-from llmcli.terminal.tinted import columns, escaped_token, tinted
+from llmcli.io.records import Record
+from llmcli.terminal.tokens import columns, escaped_token, tinted
 
 
 def show_ids(job: EncodeJob) -> None:
@@ -149,7 +149,7 @@ def check_fits(job: EncodeJob) -> None:
 
 def show_comparison(job: EncodeJob) -> None:
     """Counts and tokens per byte by several tokenizers; the texts are kept in memory."""
-    from llmcli.tokenization.bulk import encode_pieces
+    from llmcli.tokenization.large_text import encode_pieces
 
     texts = [record.text for record in job.records()]
     size = sum(len(text.encode("utf-8")) for text in texts)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from llmcli.cli.encode_job import EncodeJob
 from llmcli.cli.options import existing_parent
 from llmcli.errors import InvalidInput
-from llmcli.terminal.inputs import STDIN
-from llmcli.terminal.records import Record
+from llmcli.io.records import Record
+from llmcli.io.sources import STDIN
 
 if TYPE_CHECKING:
-    from llmcli.tokenization.split import Chunk
+    from llmcli.tokenization.chunks import Chunk
 
 _INDEX = re.compile(r"\{index(?::0?(\d{1,2}))?\}")
 _NEWLINES = {"whole": "", "lines": "\n", "null": "\0", "jsonl": "\n"}
@@ -24,7 +24,7 @@ _NEWLINES = {"whole": "", "lines": "\n", "null": "\0", "jsonl": "\n"}
 
 def write_ids_file(job: EncodeJob) -> None:
     """The ids of all records, one after the other, as numbers that can be mapped into memory."""
-    from llmcli.tokenization.idfile import id_type, write_ids
+    from llmcli.io.idfile import id_type, write_ids
 
     file_format = job.settings.format or "bin"
     dtype = id_type(job.tokenizer.vocab_size)
@@ -63,7 +63,7 @@ def _id_file(job: EncodeJob) -> AbstractContextManager[BinaryIO]:
         if job.console.json_output:
             raise InvalidInput("--json and ids both want stdout.", "Name a file with -o.")
         return nullcontext(_Stdout(job))  # type: ignore[arg-type]
-    from llmcli.files import atomic_write
+    from llmcli.io.files import atomic_write
 
     target = existing_parent(output)
     _check_not_input(job, target)
@@ -79,7 +79,7 @@ def _check_not_input(job: EncodeJob, target: Path) -> None:
 
 def show_truncated(job: EncodeJob) -> None:
     """The text cut to a number of tokens."""
-    from llmcli.tokenization.split import truncate
+    from llmcli.tokenization.chunks import truncate
 
     settings, console = job.settings, job.console
     as_json = console.json_output or settings.kind == "jsonl"
@@ -108,7 +108,7 @@ def show_truncated(job: EncodeJob) -> None:
 
 def show_chunks(job: EncodeJob) -> None:
     """The text in chunks: a JSON record each, or a file each."""
-    from llmcli.tokenization.split import split
+    from llmcli.tokenization.chunks import split
 
     settings = job.settings
     write = _chunk_writer(job) if settings.output is not None else None
@@ -156,7 +156,7 @@ def _chunk_name(template: str, index: int) -> str:
 
 def _chunk_writer(job: EncodeJob) -> Callable[[int, Chunk], None]:
     """Write each chunk to the file that ``-o`` names."""
-    from llmcli.files import atomic_write
+    from llmcli.io.files import atomic_write
 
     template = job.settings.output or ""
     if not _INDEX.search(template):

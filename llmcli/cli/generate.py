@@ -19,10 +19,10 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
+from llmcli.io.prompts import read_prompt
+from llmcli.io.records import sources
 from llmcli.models.continuation import check_combination
 from llmcli.terminal.console import Console
-from llmcli.terminal.prompts import read_prompt
-from llmcli.terminal.records import sources
 
 if TYPE_CHECKING:
     from llmcli.engine.speculative import Draft

@@ -10,7 +10,7 @@ from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.generate_run import Run
 from llmcli.engine.params import DraftStats, TokenEvent
 from llmcli.errors import BatchHadErrors, InvalidInput
-from llmcli.terminal.records import Record, Source, json_records_at_hand
+from llmcli.io.records import Record, Source, json_records_at_hand
 
 if TYPE_CHECKING:
     from llmcli.models.batch import Told

@@ -82,7 +82,7 @@ class Run:
 
     def write_records(self, records: Iterable[dict[str, Any]]) -> None:
         """Write JSON lines to stdout as they come, or to a file that appears when it is whole."""
-        from llmcli.files import atomic_write
+        from llmcli.io.files import atomic_write
 
         if not self.options.output:
             for record in records:
@@ -94,7 +94,7 @@ class Run:
 
     def record(self, prompt: str, prompt_tokens: int, events: list[TokenEvent]) -> dict[str, Any]:
         """A finished continuation, ready for JSON, with everything that made it."""
-        from llmcli.models.provenance import provenance, settings_record
+        from llmcli.tasks.provenance import provenance, settings_record
 
         drawn = [each for each in events if each.token_id is not None]
         text = "".join(each.text for each in events)
@@ -177,14 +177,14 @@ class PromptRun(Run):
         return "\0" if self.options.null else "\n"
 
     def _stream(self, events: Iterator[TokenEvent]) -> None:
-        from llmcli.terminal.continuations import write_stream
+        from llmcli.terminal.generate import write_stream
 
         prompt = self.text if self._echo() else None
         for _ in write_stream(self.console, events, prompt=prompt, end=self._end()):
             pass
 
     def _write_file(self, events: Iterator[TokenEvent]) -> None:
-        from llmcli.files import atomic_write
+        from llmcli.io.files import atomic_write
 
         with atomic_write(Path(self.options.output or "")) as file:
             fresh = True

@@ -18,7 +18,7 @@ from llmcli.terminal.console import DIM, Console
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from llmcli.models.inventory import LocalModel
+    from llmcli.hub.inventory import LocalModel
 
 model_argument = click.argument("model", type=ModelName())
 revision_option = shared_option("--revision", help="Branch, tag or commit of a Hub model.")
@@ -47,7 +47,7 @@ def list_command(console: Console) -> None:
       llmcli models list
       llmcli models list --json | jq -r 'select(.size > 1e9).name'
     """
-    from llmcli.models.inventory import list_models
+    from llmcli.hub.inventory import list_models
 
     found = list_models()
     if console.json_output:
@@ -114,8 +114,8 @@ def show(model: str, revision: str | None, console: Console) -> None:
       llmcli models show gpt2
       llmcli models show ./my-model --json | jq .parameters
     """
-    from llmcli.models.inventory import describe_folder
-    from llmcli.models.resolve import find_local
+    from llmcli.hub.inventory import describe_folder
+    from llmcli.hub.resolve import find_local
 
     found = find_local(model, revision=revision, notify=console.notice)
     description = describe_folder(found)
@@ -142,8 +142,8 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
       llmcli models remove gpt2
       llmcli models remove org/name --revision v1.0 --yes
     """
-    from llmcli.models.inventory import cached_size, remove_cached
-    from llmcli.models.reference import bundled_models, parse_reference
+    from llmcli.hub.inventory import cached_size, remove_cached
+    from llmcli.hub.reference import bundled_models, parse_reference
 
     reference = parse_reference(model, revision)
     if reference.name in bundled_models() or not reference.is_hub_id:
@@ -172,7 +172,7 @@ def path(model: str, revision: str | None, console: Console) -> None:
       llmcli models path gpt2
       du -shL "$(llmcli models path gpt2)"
     """
-    from llmcli.models.resolve import find_local
+    from llmcli.hub.resolve import find_local
 
     found = find_local(model, revision=revision, notify=console.notice)
     if console.json_output:

@@ -17,12 +17,12 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import SamplingOptions, filter_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
+from llmcli.io.prompts import read_prompt
 from llmcli.terminal.console import Console
-from llmcli.terminal.prompts import read_prompt
 
 if TYPE_CHECKING:
-    from llmcli.engine.next_token import NextToken
     from llmcli.models.language_model import LanguageModel
+    from llmcli.tasks.next import NextToken
 
 
 @click.command("next")
@@ -73,7 +73,7 @@ def next_tokens(
     if console.json_output:
         console.record(_record(loaded, params, prompt_tokens, result))
     else:
-        from llmcli.terminal.next_table import next_table
+        from llmcli.terminal.next import next_table
 
         console.render(next_table(result, loaded.token_bytes))
 
@@ -86,13 +86,13 @@ def _compute(
     count: int,
     bos: bool,
 ) -> tuple[SamplingParams, int, NextToken]:
-    from llmcli.engine.next_token import next_token
     from llmcli.models.continuation import (
         encode_prompt,
         parse_logit_bias,
         prepare_prompt,
         sampling_params,
     )
+    from llmcli.tasks.next import next_token
 
     biases = parse_logit_bias(model, sampling.logit_bias)
     params = sampling_params(model, {**given, "logit_bias": biases, "max_new_tokens": None})
@@ -105,7 +105,7 @@ def _compute(
 def _record(
     model: LanguageModel, params: SamplingParams, prompt_tokens: int, result: NextToken
 ) -> dict[str, Any]:
-    from llmcli.models.provenance import provenance, settings_record
+    from llmcli.tasks.provenance import provenance, settings_record
 
     candidates = []
     for each in result.candidates:

@@ -13,12 +13,12 @@ import click
 from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
+from llmcli.io.sources import STDIN, DecodeErrors
 from llmcli.terminal.console import ColorWhen, Console
-from llmcli.terminal.inputs import STDIN, DecodeErrors
 
 if TYPE_CHECKING:
+    from llmcli.hub.resolve import ResolvedModel
     from llmcli.models.language_model import LanguageModel
-    from llmcli.models.resolve import ResolvedModel
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -109,7 +109,7 @@ class ModelName(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """Return bundled and cached model names, and folders."""
-        from llmcli.models.resolve import known_names
+        from llmcli.hub.resolve import known_names
 
         names = [name for name in known_names() if name.startswith(incomplete)]
         return [CompletionItem(name) for name in names] + [CompletionItem(incomplete, type="dir")]
@@ -131,7 +131,7 @@ class ResolveOptions:
         self, console: Console, *, need: Need = "model", model: str | None = None
     ) -> ResolvedModel:
         """Return the files of the model (of ``model`` instead, where a command takes several)."""
-        from llmcli.models.resolve import resolve
+        from llmcli.hub.resolve import resolve
         from llmcli.terminal.progress import download_progress
 
         with download_progress(console) as progress:

@@ -15,14 +15,14 @@ from llmcli.cli.options import (
     output_options,
 )
 from llmcli.errors import InvalidInput
+from llmcli.io.prompts import read_prompt
+from llmcli.io.sources import check_argument
 from llmcli.scoring.statistics import Normalize
 from llmcli.terminal.console import Console
-from llmcli.terminal.inputs import check_argument
-from llmcli.terminal.prompts import read_prompt
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
-    from llmcli.scoring.ranking import RankedChoice
+    from llmcli.tasks.rank import RankedChoice
 
 
 @click.command()
@@ -78,7 +78,7 @@ def rank(
     elif console.quiet:
         console.line(ranked[0].choice)
     else:
-        from llmcli.terminal.rank_table import rank_table
+        from llmcli.terminal.rank import rank_table
 
         console.render(rank_table([asdict(each) for each in ranked], normalize))
 
@@ -93,7 +93,7 @@ def _rank(
 ) -> list[RankedChoice]:
     from llmcli.cli.score_job import reader_of
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.ranking import rank as rank_choices
+    from llmcli.tasks.rank import rank as rank_choices
 
     tokenizer = model.tokenizer
     return rank_choices(
@@ -116,7 +116,7 @@ def _records(
     ranked: list[RankedChoice],
     console: Console,
 ) -> None:
-    from llmcli.models.provenance import provenance
+    from llmcli.tasks.provenance import provenance
 
     console.record(
         {

@@ -14,9 +14,9 @@ from llmcli.cli.options import (
 from llmcli.cli.score_job import ScoreJob
 from llmcli.cli.score_modes import score_rows, score_versus, score_whole
 from llmcli.cli.score_settings import ScoreSettings, score_options
+from llmcli.io.records import sources
+from llmcli.io.sources import check_argument
 from llmcli.terminal.console import Console
-from llmcli.terminal.inputs import check_argument
-from llmcli.terminal.records import sources
 
 
 @click.command()

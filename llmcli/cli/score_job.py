@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from llmcli.cli.options import ModelOptions
 from llmcli.cli.score_settings import ScoreSettings
 from llmcli.errors import GateFailed, InvalidInput
+from llmcli.io.records import Record, Source, Watch, records
 from llmcli.terminal.console import Console
-from llmcli.terminal.records import Record, Source, Watch, records
 
 if TYPE_CHECKING:
+    from llmcli.io.sources import DecodeErrors
     from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.reading import Reader
+    from llmcli.scoring.readers import Reader
     from llmcli.scoring.statistics import Score, Tally
     from llmcli.scoring.texts import TextScorer
     from llmcli.scoring.windows import Convention
-    from llmcli.terminal.inputs import DecodeErrors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,7 +128,7 @@ class ScoreJob:
 def reader_of(model: LanguageModel) -> Reader:
     """The fastest way to read with a model, in its precision."""
     from llmcli.models.weights import load_module
-    from llmcli.scoring.reading import make_reader, rounds_weights_itself
+    from llmcli.scoring.readers import make_reader, rounds_weights_itself
 
     if model.precision == "bfloat16" and rounds_weights_itself(model.config, model.device):
         return make_reader(load_module(model, exact=True), precision="bfloat16")

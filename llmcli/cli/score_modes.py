@@ -20,12 +20,12 @@ from llmcli.cli.score_job import (
     paragraphs,
 )
 from llmcli.errors import BatchHadErrors, InvalidText
-from llmcli.terminal.records import Record
+from llmcli.io.records import Record
+from llmcli.terminal.score import row_header, row_line, score_table
 from llmcli.terminal.score_progress import score_progress
-from llmcli.terminal.score_table import row_header, row_line, score_table
 
 if TYPE_CHECKING:
-    from llmcli.scoring.head import TokenScores
+    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.statistics import Score, Tally
     from llmcli.scoring.windows import Convention, Window
 
@@ -67,7 +67,7 @@ def score_whole(job: ScoreJob) -> None:
 
 
 def _record(job: ScoreJob, score: Score, convention: Convention, seconds: float) -> dict[str, Any]:
-    from llmcli.models.provenance import provenance
+    from llmcli.tasks.provenance import provenance
 
     return {
         **figures(score),
@@ -260,8 +260,8 @@ def _height(key: str | None, score: Score) -> float:
 def score_versus(job: ScoreJob) -> None:
     """Two models on the same text: both scores, and their difference with its interval."""
     from llmcli.cli.score_versus import compare, comparison_record
-    from llmcli.models.provenance import provenance
-    from llmcli.terminal.score_table import versus_table
+    from llmcli.tasks.provenance import provenance
+    from llmcli.terminal.score import versus_table
 
     start = time.perf_counter()
     result = compare(job)

@@ -10,8 +10,8 @@ import click
 
 from llmcli.cli.options import Precision, bundle, existing_parent
 from llmcli.errors import InvalidInput
+from llmcli.io.records import RecordKind
 from llmcli.scoring.windows import ConventionName
-from llmcli.terminal.records import RecordKind
 
 Unit = Literal["whole", "file", "line", "paragraph", "record"]
 SortKey = Literal["perplexity", "nll", "bits-per-byte"]

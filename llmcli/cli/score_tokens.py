@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.options import existing_parent
 from llmcli.cli.score_job import ScoreJob
-from llmcli.files import atomic_write
+from llmcli.io.files import atomic_write
 from llmcli.terminal.surprisal import (
     SeenToken,
     TintedText,
@@ -20,7 +20,7 @@ from llmcli.terminal.surprisal import (
 )
 
 if TYPE_CHECKING:
-    from llmcli.scoring.head import TokenScores
+    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.texts import TextScorer
     from llmcli.scoring.windows import Window
 

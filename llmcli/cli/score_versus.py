@@ -11,8 +11,8 @@ from llmcli.terminal.score_progress import score_progress
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
+    from llmcli.scoring.comparison import Comparison
     from llmcli.scoring.statistics import Score
-    from llmcli.scoring.versus import Comparison
     from llmcli.scoring.windows import Convention
 
 
@@ -47,8 +47,8 @@ def _same_tokens(first: LanguageModel, second: LanguageModel) -> bool:
 
 
 def _shared(job: ScoreJob, other: LanguageModel) -> Versus:
+    from llmcli.scoring.comparison import PairLikelihood, PairTally
     from llmcli.scoring.statistics import Score
-    from llmcli.scoring.versus import PairLikelihood, PairTally
 
     convention = job.convention(other, job.model)
     likelihood = PairLikelihood(
@@ -82,7 +82,7 @@ def _shared(job: ScoreJob, other: LanguageModel) -> Versus:
 
 
 def _apart(job: ScoreJob, other: LanguageModel) -> Versus:
-    from llmcli.scoring.versus import compare_by_bytes
+    from llmcli.scoring.comparison import compare_by_bytes
 
     conventions = [job.convention(*pair) for pair in ((other, job.model), (job.model, other))]
     if not conventions[0].scores_every_token:

@@ -8,7 +8,7 @@ from llmcli.cli.options import ResolveOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.models.resolve import ResolvedModel
+    from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
 

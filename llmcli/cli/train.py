@@ -168,7 +168,7 @@ def train(
     -m counts on the command line only: a default model does not turn training into fine-tuning.
     """
     from llmcli.training.corpus import read_text_file
-    from llmcli.training.launch import (
+    from llmcli.training.processes import (
         alone_under_accelerate,
         command_line,
         under_launcher,
@@ -186,7 +186,7 @@ def train(
     if alone and alone_under_accelerate():
         console.info("accelerate launch started one process; it starts several with --multi_gpu.")
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
-        from llmcli.training.plan import Run
+        from llmcli.training.run import Run
 
         run = Run(
             sources=text,
@@ -245,9 +245,9 @@ def _unescaped(text: str | None) -> str | None:
 
 
 def _train(run: Any, console: Console) -> None:
-    from llmcli.terminal.training import TrainingView
-    from llmcli.training.launch import is_first_process
-    from llmcli.training.run import train as train_model
+    from llmcli.terminal.train import TrainingView
+    from llmcli.training.processes import is_first_process
+    from llmcli.training.train import train as train_model
 
     console.quiet = console.quiet or not is_first_process()
     with InterruptFlag() as interrupted, TrainingView(console).shown() as view:

@@ -20,7 +20,7 @@ from torch import Tensor
 from llmcli.engine.native.layers import PanelLinear, float_layer
 from llmcli.engine.native.library import library
 from llmcli.engine.native.panels import pack
-from llmcli.engine.processor import mkl_is_ahead
+from llmcli.system import mkl_is_ahead
 
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
 Activation = Literal["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "swish", "tanh"]

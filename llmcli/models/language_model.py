@@ -17,7 +17,7 @@ from llmcli.errors import CorruptModel, InvalidInput, UnsupportedModel
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
     from llmcli.engine.gpt2_weights import GPT2Weights
-    from llmcli.models.resolve import ResolvedModel
+    from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
 Notify = Callable[[str], None]
@@ -93,7 +93,7 @@ class LanguageModel:
         Raises:
             CorruptModel: it is unreadable, or has ids that the embedding has no row for.
         """
-        from llmcli.models.inspect import check_tokenizer
+        from llmcli.models.check import check_tokenizer
         from llmcli.tokenization.tokenizer import Tokenizer
 
         with self.timed("tokenizer"):

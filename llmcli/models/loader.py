@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from llmcli.errors import InvalidInput
+from llmcli.hub.resolve import ResolvedModel
 from llmcli.models.language_model import LanguageModel, Notify, silent
-from llmcli.models.resolve import ResolvedModel
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 
@@ -44,7 +44,7 @@ def load(
         InvalidInput: an argument is wrong.
         OutOfMemory: it does not fit.
     """
-    from llmcli.models.resolve import resolve
+    from llmcli.hub.resolve import resolve
 
     resolved = resolve(
         model,
@@ -78,7 +78,7 @@ def load_resolved(
     notify: Notify = silent,
 ) -> LanguageModel:
     """Load a model whose files are here; arguments and errors as for :func:`load`."""
-    from llmcli.models.inspect import check_model_folder
+    from llmcli.models.check import check_model_folder
 
     if precision is not None and precision not in PRECISIONS:
         raise InvalidInput(f"precision is {precision!r}.", f"Use one of {', '.join(PRECISIONS)}.")

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmcli.models import cache
+from llmcli.hub import cache
 
 if TYPE_CHECKING:
     from torch import Tensor

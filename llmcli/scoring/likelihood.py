@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 
 from llmcli.errors import NumericalError
-from llmcli.scoring.head import TokenScores, describe, join
-from llmcli.scoring.reading import Reader
+from llmcli.scoring.output_layer import TokenScores, describe, join
+from llmcli.scoring.readers import Reader
 from llmcli.scoring.windows import Window
 
 K = TypeVar("K")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from llmcli.errors import InvalidInput
 from llmcli.scoring.statistics import Tally, WordCount
 from llmcli.scoring.windows import Convention, Window
-from llmcli.tokenization.bulk import encode_pieces
+from llmcli.tokenization.large_text import encode_pieces
 from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 if TYPE_CHECKING:
-    from llmcli.scoring.head import TokenScores
     from llmcli.scoring.likelihood import Likelihood
+    from llmcli.scoring.output_layer import TokenScores
 
 K = TypeVar("K")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.scoring.head import TokenScores
+    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.statistics import Tally
     from llmcli.scoring.windows import Window
 

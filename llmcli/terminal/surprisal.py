@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from llmcli.terminal.escaping import escape_controls
-from llmcli.terminal.tinted import escaped_token
+from llmcli.terminal.tokens import escaped_token
 
 # From this many bits on, this background (256 colours), which black text can be read on.
 LEVELS = ((1.0, 230), (2.0, 229), (4.0, 222), (6.0, 215), (9.0, 209), (13.0, 203))

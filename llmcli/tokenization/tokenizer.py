@@ -24,7 +24,7 @@ from llmcli.tokenization.files import (
     read_backend,
     read_json,
 )
-from llmcli.tokenization.pieces import Spelling, piece_bytes, spelling_of
+from llmcli.tokenization.spelling import Spelling, piece_bytes, spelling_of
 from llmcli.tokenization.stream import check_surrogates
 
 __all__ = ["Encoding", "SpecialTokens", "Tokenizer"]
@@ -85,7 +85,7 @@ class Tokenizer:
             StorageError: a file cannot be read.
         """
         if needs_transformers(folder):
-            from llmcli.tokenization.slow import read_with_transformers
+            from llmcli.tokenization.with_transformers import read_with_transformers
 
             detail(f"{folder} has no tokenizer.json: transformers builds its tokenizer (slow).")
             return cls(read_with_transformers(folder), folder)
@@ -136,7 +136,7 @@ class Tokenizer:
             InvalidText: a lone surrogate.
         """
         if len(text) > _WHOLE:
-            from llmcli.tokenization.bulk import encode_pieces
+            from llmcli.tokenization.large_text import encode_pieces
 
             pieces = encode_pieces(self, [text], special=special)
             return [token_id for piece in pieces for token_id in piece.ids]

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from llmcli.errors import InvalidInput
-from llmcli.files import atomic_write
+from llmcli.io.files import atomic_write
 from llmcli.tokenization.tokenizer import Tokenizer
 from llmcli.training.corpus import STDIN, Document, choose_held_out, expand, read_documents
 from llmcli.training.settings import END_OF_TEXT, TrainSettings

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmcli.errors import NumericalError
-from llmcli.files import atomic_write
+from llmcli.io.files import atomic_write
 from llmcli.training.schedule import Progress, set_learning_rate
 from llmcli.training.settings import TrainSettings
 

@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from llmcli.engine.processor import processor_name
+from llmcli.system import processor_name
 from llmcli.training.card import CardFacts, model_card, versions
 from llmcli.training.curve import save_picture
 from llmcli.training.data import Data
 from llmcli.training.evaluation import Likelihood, exact_likelihood
-from llmcli.training.loop import LanguageTrainer
-from llmcli.training.metrics import read_metrics
-from llmcli.training.plan import METRICS, Run
-from llmcli.training.settings import ModelShape
-from llmcli.training.store import (
+from llmcli.training.export import (
     choose_precision,
     install,
     rounded,
@@ -30,6 +26,10 @@ from llmcli.training.store import (
     write_model,
     write_tokenizer,
 )
+from llmcli.training.loop import LanguageTrainer
+from llmcli.training.metrics import read_metrics
+from llmcli.training.run import METRICS, Run
+from llmcli.training.settings import ModelShape
 
 SAMPLE_SEEDS = (1, 2, 3, 4, 5)
 _SAMPLE_TOKENS = 120

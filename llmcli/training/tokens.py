@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmcli.errors import InvalidInput
-from llmcli.files import atomic_write
-from llmcli.tokenization.bulk import encode_pieces
-from llmcli.tokenization.idfile import id_type, write_ids
+from llmcli.io.files import atomic_write
+from llmcli.io.idfile import id_type, write_ids
+from llmcli.tokenization.large_text import encode_pieces
 from llmcli.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:

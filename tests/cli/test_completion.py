@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from llmcli.cli.main import cli
-from llmcli.models.reference import bundled_models
+from llmcli.hub.reference import bundled_models
 
 SCRIPT = Path(sys.executable).with_name("llmcli")
 

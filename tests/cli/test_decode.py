@@ -169,7 +169,7 @@ def test_anything_on_stdin_is_decoded_or_refused(llmcli: Any, data: bytes) -> No
 @given(ids=st.lists(st.integers(0, 300)), places=st.lists(st.integers(0, 500), max_size=5))
 @settings(max_examples=60, deadline=None)
 def test_ids_do_not_depend_on_how_bytes_arrive(ids: list[int], places: list[int]) -> None:
-    from llmcli.cli.decode_inputs import _text_ids
+    from llmcli.io.id_records import _text_ids
 
     data = b", ".join(b"%d" % token_id for token_id in ids)
     edges = sorted({0, len(data), *(place for place in places if place < len(data))})

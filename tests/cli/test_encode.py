@@ -158,7 +158,7 @@ def test_the_offset_of_a_bad_byte_does_not_depend_on_how_bytes_arrive(
     data: bytes, places: list[int]
 ) -> None:
     from llmcli.errors import InvalidText
-    from llmcli.terminal.records import text_parts
+    from llmcli.io.records import text_parts
 
     edges = sorted({0, len(data), *(place for place in places if place < len(data))})
     chunks = [data[a:b] for a, b in pairwise(edges)]
@@ -328,7 +328,7 @@ def test_the_bar_is_gone_before_the_result(small_folder: Path, tmp_path: Path) -
     path = tmp_path / "text"
     path.write_text("the fox " * 5000, "utf-8")
     script = (
-        "import llmcli.terminal.records as records; records._ANNOUNCED = 1\n"
+        "import llmcli.io.records as records; records._ANNOUNCED = 1\n"
         "from llmcli.cli.main import cli\n"
         f"cli.main(['encode', '--count', '-m', {str(small_folder)!r}, '-i', 'text'])\n"
     )

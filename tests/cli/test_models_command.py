@@ -15,7 +15,7 @@ import pytest
 from conftest import RunLlmcli
 from fakehub import LARGE, FakeHub, Hold
 
-from llmcli.models.cache import cache_folder
+from llmcli.hub.cache import cache_folder
 
 NAME = "org/tiny"
 

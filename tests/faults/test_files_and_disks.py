@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from llmcli.cli.main import cli
 from llmcli.errors import StorageError
-from llmcli.files import atomic_write
+from llmcli.io.files import atomic_write
 
 OLD, NEW = b"old " * 5000, b"new " * 7000
 # What a write asks of the system; a file object's own write does not pass through os.write.

@@ -38,9 +38,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import AccessDenied, HubUnreachable, InvalidInput, LlmcliError, StorageError
-from llmcli.models.cache import cache_folder
-from llmcli.models.endpoint import read_endpoint
-from llmcli.models.resolve import resolve
+from llmcli.hub.cache import cache_folder
+from llmcli.hub.endpoint import read_endpoint
+from llmcli.hub.resolve import resolve
 
 NAME = "org/tiny"
 # What a busy machine may need beside the deadline to start Python and to end it. Far less than
@@ -251,7 +251,7 @@ def test_row_41_the_default_falls_back_within_3_seconds(
     record_property: Callable[[str, object], None],
 ) -> None:
     (tmp_path / "fable").symlink_to(tiny_gpt2)
-    monkeypatch.setattr("llmcli.models.reference.BUNDLED_FOLDER", tmp_path)
+    monkeypatch.setattr("llmcli.hub.reference.BUNDLED_FOLDER", tmp_path)
     if action is not None:
         hub.misbehave("/api/", action)
     notices: list[str] = []
@@ -268,7 +268,7 @@ def test_row_41_the_default_falls_back_within_3_seconds(
 def test_row_41_the_default_waits_as_long_as_others_once_it_comes(
     hub: FakeHub, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmcli.models.resolve._FALLBACK_SECONDS", 0.5)
+    monkeypatch.setattr("llmcli.hub.resolve._FALLBACK_SECONDS", 0.5)
     hub.add("gpt2", tiny_gpt2)
     hold = Hold(after=2000)
     hub.misbehave("/storage/", hold)
@@ -280,7 +280,7 @@ def test_a_named_model_is_never_replaced(
     hub: FakeHub, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "fable").symlink_to(tiny_gpt2)
-    monkeypatch.setattr("llmcli.models.reference.BUNDLED_FOLDER", tmp_path)
+    monkeypatch.setattr("llmcli.hub.reference.BUNDLED_FOLDER", tmp_path)
     hub.misbehave("/api/", Status(503))
     with pytest.raises(HubUnreachable):
         resolve("gpt2", timeout=2)
@@ -541,7 +541,7 @@ def test_row_40_cached_and_the_hub_is_dead(model: FakeHub, action: Action) -> No
 def test_row_40_a_hit_imports_nothing_that_connects(model: FakeHub) -> None:
     resolve(NAME)
     code = (
-        "import sys; from llmcli.models.resolve import resolve; "
+        "import sys; from llmcli.hub.resolve import resolve; "
         f"resolve({NAME!r}); print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

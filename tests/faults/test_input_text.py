@@ -188,7 +188,7 @@ def test_row_24_memory_stays_flat(small_folder: Path, source: str) -> None:
 def test_row_17_a_line_without_end_is_an_error_record(
     call: Any, monkeypatch: pytest.MonkeyPatch, option: str
 ) -> None:
-    from llmcli.terminal import records
+    from llmcli.io import records
 
     monkeypatch.setattr(records, "MAX_RECORD", 1 << 20)
     data = b'"a"\n"' + b"x" * (3 << 20) + b'"\n"b"\n'

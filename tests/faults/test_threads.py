@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcli.models.supervision import Reporter, supervise
-from llmcli.tokenization import bulk
+from llmcli.hub.deadline import Reporter, supervise
+from llmcli.tokenization import large_text as bulk
 from llmcli.tokenization.tokenizer import Tokenizer
 
 

@@ -16,11 +16,11 @@ from llmcli.engine.native.library import library
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.engine.speculative import NgramDraft
 from llmcli.errors import CorruptModel, InvalidInput
+from llmcli.hub.reference import bundled_models
 from llmcli.models.batch import Told, continue_batch
 from llmcli.models.continuation import continue_text, sampling_params
 from llmcli.models.language_model import LanguageModel
 from llmcli.models.loader import load
-from llmcli.models.reference import bundled_models
 
 Outcome = list[tuple[str, str | None, str | None]]
 BROKEN = InvalidInput("Line 7 is not JSON.")

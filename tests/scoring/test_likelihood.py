@@ -11,9 +11,9 @@ import torch
 import transformers
 
 from llmcli.errors import NumericalError, UnsupportedModel
-from llmcli.scoring.head import Head, make_head
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.reading import HiddenReader, LogitsReader, Reader, make_reader
+from llmcli.scoring.output_layer import Head, make_head
+from llmcli.scoring.readers import HiddenReader, LogitsReader, Reader, make_reader
 from llmcli.scoring.windows import Window
 
 WINDOWS = [
@@ -79,21 +79,21 @@ def test_ranks_entropies_and_alternatives(module: Any, kind: str) -> None:
 
 
 def test_any_model_by_slices_through_its_cache(module: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("llmcli.scoring.reading.ROWS_SLICE", 7)
+    monkeypatch.setattr("llmcli.scoring.readers.ROWS_SLICE", 7)
     likelihood = Likelihood(LogitsReader(module), batch_size=3)
     for _, window, scores in likelihood.score(enumerate(WINDOWS)):
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
 
 
 def test_small_vocabulary_slices(module: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("llmcli.scoring.head.VOCABULARY_SLICE", 33)
+    monkeypatch.setattr("llmcli.scoring.output_layer.VOCABULARY_SLICE", 33)
     for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
 
 
 def test_forbidden_tokens_and_logits_far_apart(monkeypatch: Any) -> None:
     """Whole slices of -inf, and logits that would overflow float32 if they were exponentiated."""
-    monkeypatch.setattr("llmcli.scoring.head.VOCABULARY_SLICE", 50)
+    monkeypatch.setattr("llmcli.scoring.output_layer.VOCABULARY_SLICE", 50)
     torch.manual_seed(2)
     weight, hidden = torch.randn(300, 16) * 30, torch.randn(40, 16)
     bias = torch.zeros(300)

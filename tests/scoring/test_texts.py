@@ -13,9 +13,9 @@ import torch
 import transformers
 
 from llmcli.errors import InvalidInput
-from llmcli.scoring.head import TokenScores
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.reading import make_reader
+from llmcli.scoring.output_layer import TokenScores
+from llmcli.scoring.readers import make_reader
 from llmcli.scoring.statistics import Score
 from llmcli.scoring.texts import TextScorer, split_pair
 from llmcli.scoring.windows import Window, make_convention

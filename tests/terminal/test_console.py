@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rich.text import Text
 from terminals import redirect
 
-from llmcli.engine.next_token import Candidate, FilterEffect, NextToken
 from llmcli.engine.params import TokenEvent
 from llmcli.errors import StorageError
+from llmcli.tasks.next import Candidate, FilterEffect, NextToken
 from llmcli.terminal.console import Console, restore_terminal, to_json, wants_color
-from llmcli.terminal.continuations import write_stream
-from llmcli.terminal.next_table import bar, next_table, percent, quoted
+from llmcli.terminal.generate import write_stream
+from llmcli.terminal.next import bar, next_table, percent, quoted
 
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\u202e[/foo][bold]"
 SHOWN = "\\x1b[2J\\x1b]52;c;aGk=\\x07\\x9b31m\\u202e[/foo][bold]"

@@ -9,7 +9,7 @@ import pytest
 
 from llmcli.training.card import CardFacts, model_card
 from llmcli.training.evaluation import Likelihood
-from llmcli.training.launch import command_line
+from llmcli.training.processes import command_line
 
 FACTS = CardFacts(
     name="fable",

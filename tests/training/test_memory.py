@@ -11,7 +11,7 @@ from training_runs import tiny_run
 
 from llmcli.errors import OutOfMemory
 from llmcli.training import memory
-from llmcli.training.run import train
+from llmcli.training.train import train
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

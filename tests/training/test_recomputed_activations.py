@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 from llmcli.errors import InvalidInput
 from llmcli.training.metrics import read_metrics
 from llmcli.training.model import add_adapter, new_model, prepare_for_training
-from llmcli.training.run import train
 from llmcli.training.settings import Adapter, ModelShape, TrainSettings
+from llmcli.training.train import train
 
 SHAPE = ModelShape(vocab_size=300, n_layer=4, n_head=2, n_embd=32, n_positions=64)
 

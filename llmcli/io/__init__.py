@@ -1,0 +1,1 @@
+"""What goes in and out: sources of text, records, prompts, files."""

@@ -1,0 +1,283 @@
+"""Input as records: whole sources, lines, NUL-separated parts, JSON lines; memory stays bounded."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, Literal
+
+from llmcli.errors import InvalidInput, InvalidText
+from llmcli.io.sources import (
+    STDIN,
+    DecodeErrors,
+    check_file,
+    decode_utf8,
+    read_chunks,
+    source_name,
+    stdin_is_terminal,
+    unread_stdin,
+)
+from llmcli.terminal.console import Console
+from llmcli.terminal.progress import TransferProgress
+
+RecordKind = Literal["whole", "lines", "null", "jsonl"]
+Watch = Callable[[], AbstractContextManager[TransferProgress | None]]
+"""Opens a progress bar (such as `download_progress`), which is gone when it is left."""
+
+MAX_RECORD = 64 << 20
+_ANNOUNCED = 16 << 20  # a source below this size is read before a bar could be of use
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where bytes come from: an argument's own, or a file's or stdin's."""
+
+    name: str
+    data: bytes | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return "The text" if self.data is not None else source_name(self.name)
+
+    def check(self) -> None:
+        """Raise now what opening it would raise later, as far as that can be seen from outside.
+
+        Raises:
+            InvalidInput: a missing file or a directory.
+        """
+        if self.data is None and self.name != STDIN:
+            check_file(self.name)
+
+    def chunks(self, watch: Watch | None = None, *, as_it_comes: bool = False) -> Iterator[bytes]:
+        """Yield its bytes in pieces; arguments and errors as for `inputs.read_chunks`."""
+        if self.data is not None:
+            yield self.data
+            return
+        total = _size(self.name)
+        done = 0
+        with (watch or nullcontext)() as show:
+            for chunk in read_chunks(self.name, as_it_comes=as_it_comes):
+                done += len(chunk)
+                if show is not None and (total or done) >= _ANNOUNCED:
+                    show(self.label, done, total)
+                yield chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One text.
+
+    Attributes:
+        parts: The text, in parts that are read as they are asked for.
+        place: How messages call it ("line 3 of stdin").
+        name: The name of its source.
+        fields: What else a JSON record holds.
+        error: Why there is no text.
+    """
+
+    parts: Iterable[str] = ()
+    place: str = ""
+    name: str = ""
+    fields: dict[str, Any] = field(default_factory=dict)
+    error: InvalidInput | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole text; to be asked for once where it is read from a stream."""
+        return "".join(self.parts)
+
+
+def sources(text: str | None, files: Iterable[str], *, console: Console) -> list[Source]:
+    """An argument, or files, or stdin where neither is given (``-`` is stdin in both places).
+
+    Raises:
+        InvalidInput: nothing to read, both given, or stdin asked for twice.
+    """
+    found = [Source(name) for name in files]
+    if text is not None and found:
+        raise InvalidInput("There are a text and a file.", "Give the text, or -i FILE, not both.")
+    if text == STDIN:
+        found = [Source(STDIN)]
+    elif text is not None:
+        return _argument(text, console)
+    if not found:
+        if stdin_is_terminal():
+            raise InvalidInput(
+                "There is nothing to read.",
+                "Give text as an argument, a file with -i FILE, or pipe it in.",
+            )
+        return [Source(STDIN)]
+    if sum(source.name == STDIN for source in found) > 1:
+        raise InvalidInput("stdin is asked for more than once.", "Write '-' in one place only.")
+    return found
+
+
+def _argument(text: str, console: Console) -> list[Source]:
+    if unread_stdin():
+        console.notice("stdin holds data that was not asked for: write '-' to read it.")
+    return [Source("", os.fsencode(text))]
+
+
+def records(
+    found: Iterable[Source],
+    *,
+    kind: RecordKind,
+    errors: DecodeErrors = "strict",
+    text_field: str = "prompt",
+    watch: Watch | None = None,
+) -> Iterator[Record]:
+    """Yield the records of all sources.
+
+    A whole source is a record whose parts are read as they are asked for. A line ends before
+    its newline, which belongs to no record (a carriage return belongs to it); what follows the
+    last separator is a record unless it is empty. Empty lines are records too, but of JSON.
+
+    Raises:
+        InvalidInput: a source cannot be read. What is wrong with a single line or JSON record
+            is in its ``error`` instead.
+        InvalidText: a whole source is not valid UTF-8; raised while its parts are read.
+    """
+    for source in found:
+        chunks = source.chunks(watch)
+        if kind == "whole":
+            parts = text_parts(chunks, source=source.label, errors=errors)
+            yield Record(parts=parts, place=source.label, name=source.name)
+            continue
+        separator = b"\0" if kind == "null" else b"\n"
+        for number, data in enumerate(split_bytes(chunks, separator), 1):
+            place = f"{'Record' if kind == 'null' else 'Line'} {number} of {source.label}"
+            if kind == "jsonl":
+                if data is None or data.strip():
+                    yield _json_record(data, place, source.name, text_field)
+            else:
+                yield _text_record(data, place, source.name, errors)
+
+
+def text_parts(
+    chunks: Iterable[bytes], *, source: str, errors: DecodeErrors = "strict"
+) -> Iterator[str]:
+    """Decode bytes that arrive in pieces, cut anywhere, as UTF-8.
+
+    Raises:
+        InvalidText: they are not UTF-8; the message gives the offset in the whole.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    done = 0
+    last = b""
+    try:
+        for chunk in chunks:
+            last = decoder.getstate()[0] + chunk
+            yield decoder.decode(chunk)
+            done += len(last) - len(decoder.getstate()[0])
+        last = decoder.getstate()[0]
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+    except UnicodeDecodeError as exc:
+        raise InvalidText(
+            f"{source} is not valid UTF-8: byte 0x{last[exc.start]:02x} at offset "
+            f"{done + exc.start}.",
+            "Convert it to UTF-8, or pass --errors replace.",
+        ) from exc
+
+
+def json_records_at_hand(found: Iterable[Source], *, text_field: str) -> Iterator[Record | None]:
+    """Yield the records of JSON lines as soon as they are there, on a pipe too.
+
+    None stands where the next one may have to be waited for. Errors as for :func:`records`.
+    """
+    for source in found:
+        splitter = _Splitter(b"\n")
+        number = 0
+        for chunk in chain(source.chunks(as_it_comes=True), [None]):
+            parts = splitter.end() if chunk is None else splitter.feed(chunk)
+            for data in parts:
+                number += 1
+                if data is None or data.strip():
+                    place = f"Line {number} of {source.label}"
+                    yield _json_record(data, place, source.name, text_field)
+            yield None
+
+
+def split_bytes(chunks: Iterable[bytes], separator: bytes) -> Iterator[bytes | None]:
+    """Split a stream of bytes; None stands for a part of more than 64 MiB, which is skipped."""
+    splitter = _Splitter(separator)
+    for chunk in chunks:
+        yield from splitter.feed(chunk)
+    yield from splitter.end()
+
+
+class _Splitter:
+    """Splits bytes that arrive in pieces, cut anywhere."""
+
+    def __init__(self, separator: bytes) -> None:
+        self._separator = separator
+        self._rest: list[bytes] = []
+        self._size = 0
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """Yield the parts that a piece completes."""
+        *whole, last = chunk.split(self._separator)
+        for part in whole:
+            self._rest.append(part)
+            yield b"".join(self._rest) if self._size + len(part) <= MAX_RECORD else None
+            self._rest, self._size = [], 0
+        self._size += len(last)
+        if self._size <= MAX_RECORD:
+            self._rest.append(last)
+        else:
+            self._rest = []
+
+    def end(self) -> Iterator[bytes | None]:
+        """Yield what follows the last separator, unless it is empty."""
+        if self._size:
+            yield b"".join(self._rest) if self._size <= MAX_RECORD else None
+
+
+def _too_long(place: str) -> InvalidInput:
+    return InvalidInput(
+        f"{place} is longer than {MAX_RECORD >> 20} MiB.", "Split it, or give it as a file."
+    )
+
+
+def _text_record(data: bytes | None, place: str, name: str, errors: DecodeErrors) -> Record:
+    if data is None:
+        return Record(place=place, name=name, error=_too_long(place))
+    try:
+        text = decode_utf8(data, source=place, errors=errors)
+    except InvalidText as exc:
+        return Record(place=place, name=name, error=exc)
+    return Record(parts=(text,), place=place, name=name)
+
+
+def _json_record(data: bytes | None, place: str, name: str, text_field: str) -> Record:
+    if data is None:
+        return Record(place=place, name=name, error=_too_long(place))
+    try:
+        value = json.loads(data.removeprefix(codecs.BOM_UTF8))
+    except (ValueError, RecursionError) as exc:
+        reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+        error = InvalidInput(f"{place} is not JSON: {reason}.", "Write one JSON object a line.")
+        return Record(place=place, name=name, error=error)
+    fields = value if isinstance(value, dict) else {}
+    text = value if isinstance(value, str) else fields.get(text_field)
+    if not isinstance(text, str):
+        error = InvalidInput(
+            f"{place} has no text in the field {text_field!r}.", "Name the field with --field."
+        )
+        return Record(place=place, name=name, fields=fields, error=error)
+    return Record(parts=(text,), place=place, name=name, fields=fields)
+
+
+def _size(name: str) -> int | None:
+    if name == STDIN:
+        return None
+    try:
+        return os.stat(name).st_size or None
+    except OSError:
+        return None

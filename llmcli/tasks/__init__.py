@@ -1,0 +1,1 @@
+"""What each command does, as a request and its answer: no terminal, no flags."""
