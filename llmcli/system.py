@@ -6,8 +6,6 @@ import platform
 from functools import cache
 from pathlib import Path
 
-import torch
-
 
 def processor_name() -> str:
     """Return the processor's name as the system gives it."""
@@ -21,6 +19,8 @@ def mkl_is_ahead() -> bool:
     It does on Intel's processors: oneDNN takes up to twice as long where rows lie a multiple of
     4 KiB apart, as those of GPT-2's widest layer do. Elsewhere MKL does without its best code.
     """
+    import torch
+
     available = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return bool(available) and _cpuinfo("vendor_id") == "GenuineIntel"
 

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import pytest
 from fakehub import FakeHub
 
+import llmcli
+
 pytest_plugins = ["tokenizer_files", "training_runs"]
 
 # Its sitecustomize.py keeps this process, and those that tests start, off the internet.
@@ -54,7 +56,8 @@ def _clean(environment: Mapping[str, str], home: Path) -> dict[str, str]:
         "HF_HOME": str(home / "hf"),
         "HOME": str(home),
         "TERM": "dumb",
-        "PYTHONPATH": str(_GUARD),
+        # Processes that tests start import the code that is tested.
+        "PYTHONPATH": os.pathsep.join([str(_GUARD), str(Path(llmcli.__file__).parents[1])]),
     }
 
 

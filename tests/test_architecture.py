@@ -16,27 +16,35 @@ PACKAGE = Path(llmcli.__file__).parent
 # engine/params.py, plain data that every layer may use.
 ALLOWED = {
     "errors": set(),
-    "files": {"errors"},
     "_version": set(),
-    "tokenization": {"errors", "files"},
     "params": {"errors"},
-    "engine": {"errors", "params", "tokenization"},
-    "models": {"errors", "files", "tokenization", "engine", "params", "_version"},
-    "scoring": {"errors", "engine", "params", "tokenization"},
-    "training": {"errors", "files", "engine", "models", "tokenization", "_version"},
-    "terminal": {"errors", "params"},
-    "__init__": {"errors", "_version", "params", "models"},
-    "__main__": {"cli"},
+    "reporting": set(),
+    "system": {"errors"},
+    "io": {"errors", "reporting"},
+    "tokenization": {"errors", "io"},
+    "hub": {"errors", "reporting", "system", "io", "_version"},
+    "engine": {"errors", "params", "system", "tokenization"},
 }
+ALLOWED["models"] = {*ALLOWED["engine"], *ALLOWED["hub"], "engine", "hub"}
+ALLOWED["scoring"] = {"errors", "engine", "params", "tokenization"}
+ALLOWED["tasks"] = {*ALLOWED["models"], "models", "scoring"}
+ALLOWED["training"] = {*ALLOWED["models"], "models"}
+ALLOWED["terminal"] = {"errors", "reporting", "params"}
+ALLOWED["__init__"] = {"errors", "_version", "params", "models"}
+ALLOWED["__main__"] = {"cli"}
 
 # What a layer must not import of other people's, even inside a function.
 FORBIDDEN = {
     "errors": {"torch", "transformers", "click", "rich"},
     "params": {"torch", "transformers", "click", "rich", "numpy"},
+    "reporting": {"torch", "transformers", "click", "rich", "numpy"},
+    "io": {"torch", "transformers", "click", "rich", "huggingface_hub"},
     "tokenization": {"torch", "click", "rich"},
+    "hub": {"torch", "transformers", "click", "rich"},
     "engine": {"click", "rich", "huggingface_hub"},
     "models": {"click", "rich"},
     "scoring": {"click", "rich", "huggingface_hub"},
+    "tasks": {"click", "rich", "huggingface_hub"},
     "training": {"click"},
     "terminal": {"click", "torch", "transformers", "huggingface_hub"},
 }

@@ -116,7 +116,7 @@ def encode(
       llmcli encode --fits 1024 -i prompt.txt && echo "it fits"
     """
     chosen = EncodeSettings(**settings)
-    found = sources(text, inputs.files, console=console)
+    found = sources(text, inputs.files, notify=console.notice)
     tokenizer, resolved = load_tokenizer(model, console)
     # What is printed while the input is read would run into a bar on the same terminal.
     streams = chosen.mode in ("ids", "tokens") or chosen.kind != "whole"

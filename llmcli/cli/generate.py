@@ -128,7 +128,7 @@ def _run_prompt(
     text = read_prompt(
         parts,
         inputs.files,
-        console=console,
+        notify=console.notice,
         errors=inputs.errors,
         keep_newline=options.keep_newline,
     )
@@ -161,7 +161,7 @@ def _run_batch(
 
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
-    found = sources(parts[0] if parts else None, inputs.files, console=console)
+    found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
     loaded = model.load(console)
     params = settle(loaded, given, biases)
     draft = _draft(options, loaded, model, console)

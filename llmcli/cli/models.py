@@ -114,8 +114,8 @@ def show(model: str, revision: str | None, console: Console) -> None:
       llmcli models show gpt2
       llmcli models show ./my-model --json | jq .parameters
     """
-    from llmcli.hub.inventory import describe_folder
     from llmcli.hub.resolve import find_local
+    from llmcli.models.describe import describe_folder
 
     found = find_local(model, revision=revision, notify=console.notice)
     description = describe_folder(found)
@@ -144,6 +144,7 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
     """
     from llmcli.hub.inventory import cached_size, remove_cached
     from llmcli.hub.reference import bundled_models, parse_reference
+    from llmcli.models.prepared import remove_prepared
 
     reference = parse_reference(model, revision)
     if reference.name in bundled_models() or not reference.is_hub_id:
@@ -153,7 +154,7 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
         if not sys.stdin or not sys.stdin.isatty():
             raise InvalidInput("Nobody is there to be asked.", "Give --yes to delete it.")
         click.confirm(f"Delete {model} ({size})?", abort=True, err=True)
-    freed = remove_cached(reference)
+    freed = remove_prepared(reference) + remove_cached(reference)
     if console.json_output:
         console.record({"name": reference.name, "revision": reference.revision, "freed": freed})
     else:

@@ -62,7 +62,7 @@ def next_tokens(
     given = sampling.given()
     SamplingParams(**given)
     text = read_prompt(
-        prompt, inputs.files, console=console, errors=inputs.errors, keep_newline=keep_newline
+        prompt, inputs.files, notify=console.notice, errors=inputs.errors, keep_newline=keep_newline
     )
     if not text and not bos:
         raise InvalidInput(

@@ -70,7 +70,7 @@ def rank(
     if not choices:
         raise InvalidInput("There is no choice.", "Give at least one.")
     parts = () if prompt is None else (prompt,)
-    text = read_prompt(parts, inputs.files, console=console, errors=inputs.errors)
+    text = read_prompt(parts, inputs.files, notify=console.notice, errors=inputs.errors)
     loaded = model.load(console)
     ranked = _rank(loaded, text, choices, normalize, delimiter, bos)
     if console.json_output:

@@ -48,7 +48,7 @@ def score(
       llmcli score --max-bits-per-byte 1.1 -i chapter.txt || echo "too surprising"
     """
     check_argument(settings.prompt, source="--prompt")
-    found = sources(text, inputs.files, console=console)
+    found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
     loaded = model.load(console)

@@ -14,11 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar
 
 from llmcli.errors import HubUnreachable
+from llmcli.reporting import Notify, Progress
 
 T = TypeVar("T")
-
-Progress = Callable[[str, int, int | None], None]
-Notify = Callable[[str], None]
 
 SLOWEST = 1024.0  # bytes a second
 

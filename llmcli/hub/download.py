@@ -23,10 +23,11 @@ from llmcli.hub import cache
 from llmcli.hub.blobs import PartialFile, Store, blob_is_intact, storage_errors
 from llmcli.hub.cache import CachedModel, Need
 from llmcli.hub.client import TRY_LATER, HubClient, Interrupted
-from llmcli.hub.deadline import Notify, Progress, Reporter, supervise
+from llmcli.hub.deadline import Reporter, supervise
 from llmcli.hub.endpoint import Endpoint, read_endpoint
 from llmcli.hub.listing import RemoteFile, Repository
 from llmcli.hub.reference import ModelReference, quoted
+from llmcli.reporting import Notify, Progress, silent
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ def download(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     thorough: bool = False,
-    notify: Notify = lambda message: None,
+    notify: Notify = silent,
     progress: Progress | None = None,
 ) -> CachedModel:
     """Bring what is needed of a Hub repository into the cache.

@@ -1,35 +1,18 @@
-"""What is on this machine: bundled and cached models, their sizes, what a folder describes."""
+"""What is on this machine: bundled and cached models, and their sizes."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from llmcli.errors import ModelNotFound, StorageError
 from llmcli.hub import cache
 from llmcli.hub.cache import find_commit, missing_files, repository_folder
 from llmcli.hub.reference import ModelReference, bundled_models, is_commit, quoted
-from llmcli.hub.resolve import ResolvedModel
-from llmcli.models.check import Inspection, check_model_folder
-from llmcli.models.config import (
-    HEAD_KEYS,
-    LAYER_KEYS,
-    POSITION_KEYS,
-    WIDTH_KEYS,
-    first_size,
-    text_part,
-)
-from llmcli.models.prepared import prepared_files
-
-# Tables that old GPT-2 and GPT-NeoX files carry among their weights: constants, no parameters.
-_BUFFER = re.compile(r"\.(?:attn|attention)\.(?:masked_)?bias$|\.rotary_emb\.inv_freq$")
-_LICENCE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9][A-Za-z0-9 ._+-]{0,63})['\"]?\s*$", re.M)
-_LONGEST_CARD = 2**20
 
 
 @dataclass(frozen=True)
@@ -73,39 +56,6 @@ def list_models() -> list[LocalModel]:
     return found
 
 
-def describe_folder(model: ResolvedModel) -> dict[str, Any]:
-    """What a model is, from its config.json, its card and the headers of its weights.
-
-    Raises:
-        CorruptModel, UnsupportedModel, UnsafeModel: As `check_model_folder`.
-    """
-    found = check_model_folder(model.folder, allow_pickle=True, trust_remote_code=True)
-    config, part = found.config, text_part(found.config)
-    architectures = config.get("architectures")
-    named = architectures if isinstance(architectures, list) and architectures else [None]
-    files = {path.name: path.stat().st_size for path in _files(model.folder)}
-    return {
-        "name": model.name,
-        "origin": model.origin,
-        "revision": model.commit,
-        "folder": str(model.folder),
-        "architecture": named[0] if isinstance(named[0], str) else None,
-        "model_type": config["model_type"],
-        "parameters": _parameters(found),
-        "dtype": _dtype(found),
-        "n_positions": _size(part, (*POSITION_KEYS, "n_ctx")),
-        "vocab_size": _size(part, ("vocab_size",)),
-        "n_layer": _size(part, LAYER_KEYS),
-        "n_embd": _size(part, WIDTH_KEYS),
-        "n_head": _size(part, HEAD_KEYS),
-        "pickled": found.pickled,
-        "license": _licence(model.folder),
-        "size": sum(files.values()),
-        "prepared": sum(path.stat().st_size for path in prepared_files(model.folder)),
-        "files": files,
-    }
-
-
 def cached_size(reference: ModelReference) -> int:
     """Bytes that a cached model takes, unfinished downloads and all revisions included.
 
@@ -134,33 +84,18 @@ def remove_cached(reference: ModelReference) -> int:
     root = cache.cache_folder()
     folder = repository_folder(root, reference.name)
     commit = find_commit(root, reference.name, reference.revision)
-    before += _remove_prepared(folder, commit.folder if reference.revision and commit else None)
     if reference.revision is not None and commit is not None:
         _delete_revision(root, commit.commit)
         if commit.folder.exists():
-            raise _not_deleted(commit.folder, None)
+            raise not_deleted(commit.folder, None)
         return before - cached_size(ModelReference(reference.name))
     try:
         # Whatever is in there: half of a download is no repository that a library could list.
         shutil.rmtree(folder)
         shutil.rmtree(root / ".locks" / folder.name, ignore_errors=True)
     except OSError as error:
-        raise _not_deleted(folder, error) from error
+        raise not_deleted(folder, error) from error
     return before
-
-
-def _remove_prepared(repository: Path, snapshot: Path | None) -> int:
-    """Delete what was prepared of one snapshot, or of all; returns its size."""
-    folders = [snapshot] if snapshot is not None else list((repository / "snapshots").glob("*"))
-    freed = 0
-    for path in [path for folder in folders for path in prepared_files(folder)]:
-        try:
-            size = path.stat().st_size
-            path.unlink()
-        except OSError as error:
-            raise _not_deleted(path, error) from error
-        freed += size
-    return freed
 
 
 def _delete_revision(root: Path, commit: str) -> None:
@@ -170,7 +105,8 @@ def _delete_revision(root: Path, commit: str) -> None:
     scan_cache_dir(root).delete_revisions(commit).execute()
 
 
-def _not_deleted(path: Path, error: OSError | None) -> StorageError:
+def not_deleted(path: Path, error: OSError | None) -> StorageError:
+    """The error for a file or folder that stays."""
     reason = error.strerror if error is not None and error.strerror else "not permitted"
     return StorageError(
         f"Cannot delete {quoted(str(path))}: {reason}.", "Correct the folder's permissions."
@@ -183,7 +119,7 @@ def _describe(
     folder: Path,
     references: tuple[str, ...] = (),
 ) -> LocalModel:
-    stats = [path.stat() for path in _files(folder)]
+    stats = [path.stat() for path in model_files(folder)]
     return LocalModel(
         name=name,
         origin=origin,
@@ -196,7 +132,8 @@ def _describe(
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def model_files(folder: Path) -> Iterator[Path]:
+    """The files of a model's folder, by name."""
     yield from sorted(path for path in folder.iterdir() if path.is_file())
 
 
@@ -209,42 +146,3 @@ def _references(repository: Path) -> Iterator[tuple[str, str]]:
             commit = cache.read_reference(repository, reference)
             if commit is not None:
                 yield reference, commit
-
-
-def _parameters(found: Inspection) -> int | None:
-    if not found.tensors:
-        return None
-    return sum(
-        info.size
-        for name, info in found.tensors.items()
-        if not (_BUFFER.search(name) and len(info.shape) != 1)
-    )
-
-
-def _dtype(found: Inspection) -> str | None:
-    """The type that most of the weights have, as torch spells it."""
-    sizes: dict[str, int] = {}
-    for info in found.tensors.values():
-        sizes[info.dtype] = sizes.get(info.dtype, 0) + info.size
-    if not sizes:
-        return None
-    spelt = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-    most = max(sizes, key=lambda dtype: sizes[dtype])
-    return spelt.get(most, most)
-
-
-def _size(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
-    found = first_size(config, keys)
-    return None if found is None else found[1]
-
-
-def _licence(folder: Path) -> str | None:
-    """The licence that the front matter of the model's card names."""
-    try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
-            card = file.read(_LONGEST_CARD)
-    except OSError:
-        return None
-    front = card.split("\n---", 1)[0] if card.startswith("---") else ""
-    match = _LICENCE.search(front)
-    return match[1] if match else None

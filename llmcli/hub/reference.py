@@ -10,7 +10,7 @@ from llmcli.errors import InvalidInput, ModelNotFound
 
 DEFAULT_MODEL = "gpt2"
 
-BUNDLED_FOLDER = Path(__file__).parent / "bundled"
+BUNDLED_FOLDER = Path(__file__).parents[1] / "models" / "bundled"
 
 # The Hub's own rule: letters, digits, "-", "_", "."; neither ".." nor "--"; at most 96 in a part.
 _ID_PART = r"(?!.*(?:\.\.|--))[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,9 +27,7 @@ from llmcli.hub.reference import (
     parse_reference,
     quoted,
 )
-
-Notify = Callable[[str], None]
-Progress = Callable[[str, int, int | None], None]
+from llmcli.reporting import Notify, Progress, silent
 
 _FALLBACK_SECONDS = 3.0
 
@@ -86,7 +83,7 @@ def resolve(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     need: Need = "model",
-    notify: Notify = lambda message: None,
+    notify: Notify = silent,
     progress: Progress | None = None,
 ) -> ResolvedModel:
     """Find a model's files: a folder, a bundled model, the Hub cache, the Hub; in that order.

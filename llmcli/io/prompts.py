@@ -13,14 +13,14 @@ from llmcli.io.sources import (
     stdin_is_terminal,
     unread_stdin,
 )
-from llmcli.terminal.console import Console
+from llmcli.reporting import Notify
 
 
 def read_prompt(
     parts: Sequence[str],
     files: Sequence[str],
     *,
-    console: Console,
+    notify: Notify,
     errors: DecodeErrors = "strict",
     keep_newline: bool = False,
 ) -> str:
@@ -44,7 +44,7 @@ def read_prompt(
     if asked > 1:
         raise InvalidInput("stdin is asked for more than once.", "Write '-' in one place only.")
     if not asked and unread_stdin():
-        console.notice("stdin holds data that was not asked for: write '-' to read it.")
+        notify("stdin holds data that was not asked for: write '-' to read it.")
     texts = []
     for kind, name in sources:
         if kind == "text" and name != STDIN:

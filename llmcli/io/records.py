@@ -22,11 +22,10 @@ from llmcli.io.sources import (
     stdin_is_terminal,
     unread_stdin,
 )
-from llmcli.terminal.console import Console
-from llmcli.terminal.progress import TransferProgress
+from llmcli.reporting import Notify, Progress
 
 RecordKind = Literal["whole", "lines", "null", "jsonl"]
-Watch = Callable[[], AbstractContextManager[TransferProgress | None]]
+Watch = Callable[[], AbstractContextManager[Progress | None]]
 """Opens a progress bar (such as `download_progress`), which is gone when it is left."""
 
 MAX_RECORD = 64 << 20
@@ -55,7 +54,7 @@ class Source:
             check_file(self.name)
 
     def chunks(self, watch: Watch | None = None, *, as_it_comes: bool = False) -> Iterator[bytes]:
-        """Yield its bytes in pieces; arguments and errors as for `inputs.read_chunks`."""
+        """Yield its bytes in pieces; arguments and errors as for `sources.read_chunks`."""
         if self.data is not None:
             yield self.data
             return
@@ -93,7 +92,7 @@ class Record:
         return "".join(self.parts)
 
 
-def sources(text: str | None, files: Iterable[str], *, console: Console) -> list[Source]:
+def sources(text: str | None, files: Iterable[str], *, notify: Notify) -> list[Source]:
     """An argument, or files, or stdin where neither is given (``-`` is stdin in both places).
 
     Raises:
@@ -105,7 +104,7 @@ def sources(text: str | None, files: Iterable[str], *, console: Console) -> list
     if text == STDIN:
         found = [Source(STDIN)]
     elif text is not None:
-        return _argument(text, console)
+        return _argument(text, notify)
     if not found:
         if stdin_is_terminal():
             raise InvalidInput(
@@ -118,9 +117,9 @@ def sources(text: str | None, files: Iterable[str], *, console: Console) -> list
     return found
 
 
-def _argument(text: str, console: Console) -> list[Source]:
+def _argument(text: str, notify: Notify) -> list[Source]:
     if unread_stdin():
-        console.notice("stdin holds data that was not asked for: write '-' to read it.")
+        notify("stdin holds data that was not asked for: write '-' to read it.")
     return [Source("", os.fsencode(text))]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import CorruptModel, InvalidInput, UnsupportedModel
+from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
     from llmcli.engine.gpt2_weights import GPT2Weights
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
-
-Notify = Callable[[str], None]
 
 _SAMPLING_KEYS = (
     "temperature",
@@ -33,10 +32,6 @@ _SAMPLING_KEYS = (
     "min_new_tokens",
 )
 _CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
-
-
-def silent(message: str) -> None:
-    """Take a notice and say nothing."""
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llmcli.errors import InvalidInput
 from llmcli.hub.resolve import ResolvedModel
-from llmcli.models.language_model import LanguageModel, Notify, silent
+from llmcli.models.language_model import LanguageModel
+from llmcli.reporting import Notify, silent
 
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
 

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmcli.hub import cache
+from llmcli.hub.inventory import not_deleted
+from llmcli.hub.reference import ModelReference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,6 +57,30 @@ def prepared_folder() -> Path:
 def prepared_files(folder: Path) -> list[Path]:
     """The files prepared of the model in a folder, whether or not they still fit it."""
     return sorted(prepared_folder().glob(f"{_folder_hash(folder)}-*.safetensors"))
+
+
+def remove_prepared(reference: ModelReference) -> int:
+    """Delete what was prepared of a cached model, or of one revision of it; returns its size.
+
+    Raises:
+        StorageError: A file could not be deleted.
+    """
+    root = cache.cache_folder()
+    if reference.revision is None:
+        repository = cache.repository_folder(root, reference.name)
+        folders = list((repository / "snapshots").glob("*"))
+    else:
+        commit = cache.find_commit(root, reference.name, reference.revision)
+        folders = [commit.folder] if commit else []
+    freed = 0
+    for path in [path for folder in folders for path in prepared_files(folder)]:
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except OSError as error:
+            raise not_deleted(path, error) from error
+        freed += size
+    return freed
 
 
 def gpt2_weights(model: LanguageModel) -> GPT2Weights:

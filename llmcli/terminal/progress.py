@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from llmcli.reporting import Progress
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
-
-TransferProgress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the bytes there so far, and its whole size if known."""
+    from rich.progress import Progress as Bars
 
 
 @contextmanager
-def download_progress(console: Console) -> Iterator[TransferProgress | None]:
+def download_progress(console: Console) -> Iterator[Progress | None]:
     """Give a callback that draws a bar for each file: size, rate, time left.
 
     None where stderr is no terminal or ``--quiet`` was given. Nothing is imported or drawn
@@ -25,7 +23,7 @@ def download_progress(console: Console) -> Iterator[TransferProgress | None]:
     if not console.shows_progress:
         yield None
         return
-    bars: list[Progress] = []
+    bars: list[Bars] = []
     tasks: dict[str, int] = {}
 
     def show(name: str, done: int, total: int | None) -> None:
@@ -43,18 +41,18 @@ def download_progress(console: Console) -> Iterator[TransferProgress | None]:
             bar.stop()
 
 
-def _transfer_bar(console: Console) -> Progress:
+def _transfer_bar(console: Console) -> Bars:
     from rich.console import Console as RichConsole
     from rich.progress import (
         BarColumn,
         DownloadColumn,
-        Progress,
         TextColumn,
         TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.progress import Progress as Bars
 
-    bar = Progress(
+    bar = Bars(
         TextColumn("{task.fields[name]}", markup=False),
         BarColumn(),
         DownloadColumn(),

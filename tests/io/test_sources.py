@@ -48,7 +48,7 @@ class Chunks(io.RawIOBase):
 
 
 def read(parts: list[str], files: list[str] | None = None, **options: Any) -> str:
-    return read_prompt(parts, files or [], console=Console(), **options)
+    return read_prompt(parts, files or [], notify=Console().notice, **options)
 
 
 BYTES = st.binary(max_size=200) | st.text(max_size=80).map(str.encode)
