@@ -42,7 +42,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except BrokenPipeError:
         raise
     except OSError as exc:
@@ -60,7 +60,7 @@ def _mode(target: Path) -> int:
         return 0o666 & ~umask
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename last; a file system that cannot sync a folder has nothing to offer."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
