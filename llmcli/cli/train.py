@@ -16,7 +16,8 @@ from click.core import ParameterSource
 
 from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.options import ResolveOptions, output_options, resolve_options
-from llmcli.errors import InvalidInput, LlmcliError
+from llmcli.errors import InvalidInput
+from llmcli.extras import missing_package
 from llmcli.terminal.console import Console
 from llmcli.training.settings import (
     Adapter,
@@ -205,9 +206,7 @@ def train(
 
 def _require(library: str) -> None:
     if importlib.util.find_spec(library) is None:
-        raise LlmcliError(
-            f"Training needs the {library} library.", "Install it: pip install 'llmcli[train]'."
-        )
+        raise missing_package(f"Training, for {library},", "train")
 
 
 def _settings(options: dict[str, Any]) -> tuple[ModelShape, TrainSettings]:

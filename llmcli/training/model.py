@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from llmcli.errors import InvalidInput, LlmcliError
+from llmcli.errors import InvalidInput
+from llmcli.extras import missing_package
 from llmcli.training.settings import Adapter, ModelShape, TrainPrecision, TrainSettings
 
 
@@ -84,9 +85,7 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, *, dropout: float) -> 
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as exc:
-        raise LlmcliError(
-            "--lora needs the peft library.", "Install it: pip install 'llmcli[lora]'."
-        ) from exc
+        raise missing_package("--lora", "lora") from exc
     targets = sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_layers(model)})
     if not targets:
         raise InvalidInput("The model has no linear layer to adapt.", "Train without --lora.")
