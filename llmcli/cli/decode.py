@@ -156,12 +156,17 @@ def _not_text(record: IdRecord) -> InvalidText:
 
 def _decoded(tokenizer: Tokenizer, record: IdRecord, *, skip_special: bool) -> Iterator[bytes]:
     """The record's bytes in parts; an id outside the vocabulary is named with its place."""
+    # encode puts it there, and the text that went in did not have it.
+    front = tokenizer.bos_id if tokenizer.adds_bos else None
     position = 0
     for part in record.parts:
         for start in range(0, len(part), _AT_ONCE):
             ids = part[start : start + _AT_ONCE]
+            added = 1 if not position and len(ids) and ids[0] == front else 0
             try:
-                yield tokenizer.decode_bytes(ids, skip_special=skip_special, start=not position)
+                yield tokenizer.decode_bytes(
+                    ids[added:], skip_special=skip_special, start=not position
+                )
             except InvalidInput as exc:
                 at = next(at for at, token_id in enumerate(ids) if token_id not in tokenizer)
                 raise InvalidInput(

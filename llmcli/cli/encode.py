@@ -88,7 +88,11 @@ from llmcli.terminal.progress import download_progress
     show_default=True,
     help="What '<|endoftext|>' and its like are in the text.",
 )
-@click.option("--add-bos", is_flag=True, help="Put the begin-of-text token first.")
+@click.option(
+    "--add-bos/--no-add-bos",
+    default=None,
+    help="Put the begin-of-text token first. Default: as the model's tokenizer does.",
+)
 @click.option("--add-eos", is_flag=True, help="Put the end-of-text token last.")
 @click.option("--threads", type=click.IntRange(1, 4096), help="Processor threads. Default: all.")
 @input_options

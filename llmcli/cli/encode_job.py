@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 Mode = Literal["ids", "count", "tokens", "format", "max_tokens", "split", "fits", "compare"]
+_BARE = ("tokens", "max_tokens", "split")  # the modes in which nothing is put around a text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class EncodeSettings:
     jsonl: bool
     field: str
     special: SpecialTokens
-    add_bos: bool
+    add_bos: bool | None
     add_eos: bool
     threads: int | None
 
@@ -56,7 +57,7 @@ class EncodeSettings:
             raise InvalidInput("-o goes with --format or --split.", "Redirect stdout instead.")
         if self.overlap and self.split is None:
             raise InvalidInput("--overlap goes with --split.", "Add --split N.")
-        if (self.add_bos or self.add_eos) and self.mode in ("tokens", "max_tokens", "split"):
+        if (self.add_bos or self.add_eos) and self.mode in _BARE:
             raise InvalidInput(
                 f"--add-bos and --add-eos do not go with {chosen[0]}.", "Leave them out."
             )
@@ -104,7 +105,10 @@ class EncodeJob:
     back: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.settings.add_bos:
+        wanted = self.settings.add_bos
+        if wanted is None and self.settings.mode not in _BARE:
+            wanted = self.tokenizer.bos_id is not None and self.tokenizer.adds_bos
+        if wanted:
             self.front = [_required(self.tokenizer.bos_id, "begin-of-text", "--add-bos")]
         if self.settings.add_eos:
             self.back = [_required(self.tokenizer.eos_id, "end-of-text", "--add-eos")]

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Literal
 
 from llmcli.hub.reference import is_commit
+from llmcli.io.model_files import has_tokenizer, regular_files
 
 Need = Literal["tokenizer", "model"]
 
-TOKENIZER_FILES = ("tokenizer.json",)
-TOKENIZER_PAIR = ("vocab.json", "merges.txt")
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -128,7 +127,7 @@ def missing_files(folder: Path, *, need: Need, allow_pickle: bool = False) -> li
     missing = []
     if not (folder / "config.json").is_file() and need == "model":
         missing.append("config.json")
-    if not has_tokenizer(folder):
+    if not has_tokenizer(regular_files(folder)):
         missing.append("tokenizer.json")
     if need == "model":
         weights = list(weight_files(folder, allow_pickle=allow_pickle))
@@ -146,13 +145,6 @@ def lacks_code(folder: Path) -> bool:
     except OSError:
         return False
     return names_code and next(folder.glob("*.py"), None) is None
-
-
-def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder holds tokenizer.json, or vocab.json with merges.txt."""
-    return any((folder / name).is_file() for name in TOKENIZER_FILES) or all(
-        (folder / name).is_file() for name in TOKENIZER_PAIR
-    )
 
 
 def weight_files(folder: Path, *, allow_pickle: bool = False) -> Iterator[Path]:

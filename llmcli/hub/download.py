@@ -27,11 +27,11 @@ from llmcli.hub.deadline import Reporter, supervise
 from llmcli.hub.endpoint import Endpoint, read_endpoint
 from llmcli.hub.listing import RemoteFile, Repository
 from llmcli.hub.reference import ModelReference, quoted
+from llmcli.io.model_files import has_tokenizer, tokenizer_files
 from llmcli.reporting import Notify, Progress, silent
 
 T = TypeVar("T")
 
-_TOKENIZER_EXTRAS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _MODEL_EXTRAS = ("generation_config.json", "README.md")
 _TRIES = 4
 _LONGEST_PAUSE = 5.0
@@ -244,13 +244,13 @@ def plan(
         UnsupportedModel: No configuration, no tokenizer or no weights exist.
     """
     files = repository.files
-    if need == "model":
-        if "config.json" not in files:
-            raise UnsupportedModel(
-                f"{quoted(repository.name)} has no config.json: it is no transformers model.",
-                "Choose a model that transformers can load.",
-            )
-        yield "config.json"
+    if "config.json" in files:
+        yield "config.json"  # it tells a tokenizer's class, too, where nothing else does
+    elif need == "model":
+        raise UnsupportedModel(
+            f"{quoted(repository.name)} has no config.json: it is no transformers model.",
+            "Choose a model that transformers can load.",
+        )
     yield from _plan_tokenizer(repository)
     if need == "model":
         yield from (name for name in _MODEL_EXTRAS if name in files)
@@ -261,16 +261,13 @@ def plan(
 
 def _plan_tokenizer(repository: Repository) -> Iterator[str]:
     files = repository.files
-    if "tokenizer.json" in files:
-        yield "tokenizer.json"
-    elif all(name in files for name in cache.TOKENIZER_PAIR):
-        yield from cache.TOKENIZER_PAIR
-    else:
+    names = frozenset(files)
+    if not has_tokenizer(names):
         raise UnsupportedModel(
             f"{quoted(repository.name)} has no tokenizer.json and no vocab.json with merges.txt.",
             "Choose a model with one of them.",
         )
-    yield from (name for name in _TOKENIZER_EXTRAS if name in files)
+    yield from tokenizer_files(names)
 
 
 def _plan_weights(name: str, files: Mapping[str, RemoteFile], *, allow_pickle: bool) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import CorruptModel, UnsafeModel, UnsupportedModel
 from llmcli.hub import cache
 from llmcli.hub.reference import quoted
+from llmcli.io.model_files import has_tokenizer, regular_files
 from llmcli.models.config import (
     EXPERT_KEYS,
     HEAD_KEYS,
@@ -99,7 +100,7 @@ def check_model_folder(
             f"{quoted(str(folder))} holds an adapter (adapter_config.json), not a whole model.",
             "Merge it into its base model first (peft's merge_and_unload).",
         )
-    if not cache.has_tokenizer(folder):
+    if not has_tokenizer(regular_files(folder)):
         raise CorruptModel(
             f"{quoted(str(folder))} has no tokenizer.json and no vocab.json with merges.txt.",
             "Copy the tokenizer's files from the model that it was made from.",

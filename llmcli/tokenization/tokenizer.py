@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -15,15 +15,15 @@ from tokenizers import Encoding as BackendEncoding
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CorruptModel, InvalidInput
+from llmcli.tokenization.build import build
 from llmcli.tokenization.control import control_pieces, without_control_pieces
 from llmcli.tokenization.files import (
     is_native_failure,
     named_token,
-    needs_transformers,
     one_line,
-    read_backend,
     read_json,
 )
+from llmcli.tokenization.panics import quiet_panics
 from llmcli.tokenization.spelling import Spelling, piece_bytes, spelling_of
 from llmcli.tokenization.stream import check_surrogates
 
@@ -58,11 +58,15 @@ class Tokenizer:
     Args:
         backend: The library's object.
         folder: Where its files lie (for the ids that begin and end a text).
+        named: Texts of bos_token and eos_token, where they are known already.
     """
 
-    def __init__(self, backend: Backend, folder: Path) -> None:
+    def __init__(
+        self, backend: Backend, folder: Path, named: Mapping[str, str] | None = None
+    ) -> None:
         self.backend = backend
         self.folder = folder
+        self._named = named or {}
         self._added = {
             token_id: token.content
             for token_id, token in backend.get_added_tokens_decoder().items()
@@ -73,23 +77,12 @@ class Tokenizer:
     def from_folder(
         cls, folder: Path, *, detail: Callable[[str], None] = lambda message: None
     ) -> Tokenizer:
-        """Read ``tokenizer.json``, or ``vocab.json`` and ``merges.txt``; else ask transformers.
+        """The folder's tokenizer, as transformers makes it.
 
-        Args:
-            folder: The model's folder.
-            detail: Told, in a sentence, when transformers has to build the tokenizer.
-
-        Raises:
-            UnsupportedModel: no such file in the folder.
-            CorruptModel: a file is empty, cut, or not what its name says.
-            StorageError: a file cannot be read.
+        Arguments and errors as in `llmcli.tokenization.build.build`.
         """
-        if needs_transformers(folder):
-            from llmcli.tokenization.with_transformers import read_with_transformers
-
-            detail(f"{folder} has no tokenizer.json: transformers builds its tokenizer (slow).")
-            return cls(read_with_transformers(folder), folder)
-        return cls(read_backend(folder), folder)
+        built = build(folder, detail)
+        return cls(built.backend, folder, built.named)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -299,7 +292,7 @@ class Tokenizer:
         return chars, spans
 
     def _end_id(self, kind: Literal["bos", "eos"]) -> int | None:
-        text = named_token(self.folder, f"{kind}_token")
+        text = named_token(self.folder, f"{kind}_token") or self._named.get(f"{kind}_token")
         if text is not None and (token_id := self.backend.token_to_id(text)) is not None:
             return token_id
         for name in ("generation_config.json", "config.json"):
@@ -310,11 +303,18 @@ class Tokenizer:
                 return value
         return self.backend.token_to_id("<|endoftext|>")
 
+    @cached_property
+    def _has_expressions(self) -> bool:
+        """Whether regular expressions from its file are at work: they can fail on some texts."""
+        parts = (self.backend.normalizer, self.backend.pre_tokenizer)
+        return any(part is not None and b'"Regex"' in part.__getstate__() for part in parts)
+
     @contextmanager
     def _native(self) -> Iterator[None]:
         """Translate a failure inside the native library (bad vocabularies show only in use)."""
         try:
-            yield
+            with quiet_panics() if self._has_expressions else nullcontext():
+                yield
         except BaseException as exc:
             if not is_native_failure(exc):
                 raise

@@ -7,7 +7,8 @@ library's object (`PythonBackend`), with the ids that transformers gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from pathlib import Path
@@ -17,18 +18,36 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CorruptModel, UnsupportedModel
-from llmcli.tokenization.files import one_line
+from llmcli.tokenization.files import is_native_failure, one_line
+from llmcli.tokenization.panics import quiet_panics
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PythonBackend", "read_with_transformers"]
+__all__ = ["PythonBackend", "build_with_transformers"]
 
 _PROBE = "Once upon a time, 2 foxes."
+# What its code raises on files that are not what it expects.
+_FAILURES = (
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)
 
 
-def read_with_transformers(folder: Path) -> Backend:
-    """Build a folder's tokenizer with transformers; no code of the model's runs.
+def build_with_transformers(files: Path, folder: Path) -> tuple[Backend, dict[str, str]]:
+    """Build a tokenizer with transformers; no code of the model's runs.
+
+    Args:
+        files: A folder with the tokenizer's files.
+        folder: Where they came from, for messages.
+
+    Returns:
+        The library's object, and the texts of bos_token, eos_token and pad_token.
 
     Raises:
         UnsupportedModel: transformers cannot build it, or a package that it needs is missing.
@@ -38,26 +57,51 @@ def read_with_transformers(folder: Path) -> Backend:
 
     load = cast("Callable[..., PreTrainedTokenizerBase]", AutoTokenizer.from_pretrained)
     try:
-        built = load(str(folder), trust_remote_code=False, local_files_only=True)
+        with quiet_panics(), quiet_transformers():
+            built = load(str(files), trust_remote_code=False, local_files_only=True)
     except ImportError as exc:
         raise UnsupportedModel(
             f"The tokenizer in {folder} needs a package that is not installed: {one_line(exc)}.",
             "Install it (often sentencepiece), or use a model that has tokenizer.json.",
         ) from exc
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+    except BaseException as exc:
+        if not (is_native_failure(exc) or isinstance(exc, _FAILURES)):
+            raise
+        said = one_line(exc).replace(str(files), str(folder)) or type(exc).__name__
         raise UnsupportedModel(
-            f"transformers cannot build the tokenizer in {folder}: {one_line(exc)}.",
+            f"transformers cannot build the tokenizer in {folder}: {said}.",
             "Use a model that has tokenizer.json.",
         ) from exc
     converted = getattr(built, "backend_tokenizer", None)
     backend = converted if isinstance(converted, Backend) else cast(Backend, PythonBackend(built))
-    if not backend.encode(_PROBE, add_special_tokens=False).ids:
+    try:
+        ids = backend.encode(_PROBE, add_special_tokens=False).ids
+    except Exception as exc:
+        if not is_native_failure(exc):
+            raise
+        ids = [0]  # no unknown token: that is for the text to come
+    if not ids:
         # Without its files transformers makes a tokenizer of one entry, and says nothing.
         raise CorruptModel(
             f"The tokenizer in {folder} gives no tokens for a text.",
             "Fetch its files again (--refresh), or copy them from the model's source.",
         )
-    return backend
+    keys = ("bos_token", "eos_token", "pad_token")
+    return backend, {key: str(text) for key in keys if (text := getattr(built, key, None))}
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' log lines off stderr; what they say is an error or a notice here."""
+    from transformers.utils import logging
+
+    library: Any = logging
+    verbosity = library.get_verbosity()
+    library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        library.set_verbosity(verbosity)
 
 
 @dataclass(frozen=True, slots=True)
