@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import BatchHadErrors, InvalidInput
@@ -87,7 +88,7 @@ class EncodeSettings:
         )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class EncodeJob:
     """A call's tokenizer, input and output; counts the records that failed."""
 
@@ -101,6 +102,7 @@ class EncodeJob:
     watch: Watch | None = None
     seen: int = 0
     failed: int = 0
+    warned: bool = False
     front: list[int] = field(default_factory=list)
     back: list[int] = field(default_factory=list)
 
@@ -168,10 +170,34 @@ class EncodeJob:
 
     def id_lists(self, record: Record) -> Iterator[list[int]]:
         """The ids of a record of any size, with those that are added, in lists."""
+        from llmcli.tokenization.round_trip import RoundTrip
+
+        trip = None if self.exact else RoundTrip(self.tokenizer)
+        if trip is not None:
+            record = replace(record, parts=trip.reading(record.parts))
         yield self.front
         for piece in self.pieces(record):
+            if trip is not None:
+                trip.made(piece.ids)
             yield piece.ids
         yield self.back
+        if trip is not None and not trip.same:
+            self.warn_of_change()
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether decoding gives back every text, whatever it is."""
+        from llmcli.tokenization.round_trip import keeps_every_text
+
+        return keeps_every_text(self.tokenizer)
+
+    def warn_of_change(self) -> None:
+        """Say, once, that decoding will not give back a text."""
+        if not self.warned:
+            self.warned = True
+            self.console.notice(
+                "The model's tokenizer changes this text: decode will not give back the same bytes."
+            )
 
     def named(self, record: Record) -> dict[str, Any]:
         """The file's name, where there are several whole ones."""

@@ -41,6 +41,8 @@ def _full_record(job: EncodeJob, record: Record) -> dict[str, Any]:
     chars, size = len(text), len(text.encode("utf-8"))
     ids = [*job.front, *encoding.ids, *job.back]
     data = [job.tokenizer.token_bytes(token_id) for token_id in ids]
+    if not job.exact and job.tokenizer.decode_bytes(encoding.ids) != text.encode("utf-8"):
+        job.warn_of_change()
     return {
         **job.named(record),
         **record.fields,

@@ -197,6 +197,28 @@ def test_encode_puts_the_begin_of_text_there_and_decode_takes_it_away(
     assert decoded.stdout == "the fox"
 
 
+@pytest.mark.parametrize(
+    ("style", "text", "warns"),
+    [
+        ("gpt2", "naïve 🦊\r\n", False),
+        ("nfc", "the old wood", False),
+        ("nfc", "nai\u0308ve", True),
+        ("prefix_space", "the fox", True),
+        ("llama2", "the 🦊 fox", False),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_encode_warns_where_the_text_does_not_come_back(
+    tokenizer_folders: Callable[[str], Path], style: str, text: str, warns: bool, form: list[str]
+) -> None:
+    folder = str(tokenizer_folders(style))
+    result = CliRunner().invoke(cli, ["encode", *form, "-m", folder, text])
+    assert result.exit_code == 0
+    assert ("will not give back the same bytes" in result.stderr) == warns
+    back = CliRunner().invoke(cli, ["decode", "-m", folder], input=result.stdout)
+    assert (back.stdout_bytes == text.encode()) != warns
+
+
 def test_a_later_start_imports_nothing_heavy(make: Callable[[str], Path]) -> None:
     folder = make("pair, added tokens")
     code = (
