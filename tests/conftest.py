@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,10 +13,20 @@ from typing import Any, Protocol
 
 import pytest
 from fakehub import FakeHub
+from hypothesis import settings
 
 import llmcli
 
-pytest_plugins = ["tokenizer_files", "training_runs"]
+pytest_plugins = ["kernel_levels", "tokenizer_files", "training_runs"]
+
+# A shell starts what runs in the background with Ctrl-C ignored, and processes inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes is the machine's doing: a busy one stops any of them for longer than
+# hypothesis' 200 ms, which would make a true property fail.
+settings.register_profile("llmcli", deadline=None)
+settings.load_profile("llmcli")
 
 # Its sitecustomize.py keeps this process, and those that tests start, off the internet.
 _GUARD = Path(__file__).parent / "guard"
@@ -28,6 +39,9 @@ _ALWAYS = {
     # On models this small threads only wait for each other, and the more the busier the machine.
     "OMP_NUM_THREADS": "1",
 }
+# The level of kernels to test at, as it was asked for the whole run (docs/development.md).
+if "LLMCLI_NATIVE" in os.environ:
+    _ALWAYS["LLMCLI_NATIVE"] = os.environ["LLMCLI_NATIVE"]
 os.environ.update(_ALWAYS)
 _CLEARED_PREFIXES = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMCLI_", "XDG_CACHE", "XDG_CONFIG")
 _CLEARED_NAMES = (

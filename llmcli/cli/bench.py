@@ -104,7 +104,7 @@ def bench(
         for each in resolved
         for precision in precisions or get_args(Precision)
     ]
-    _show(run_jobs(jobs), console, as_csv=as_csv)
+    _show(run_jobs(jobs, notify=console.notice), console, as_csv=as_csv)
 
 
 def _show(records: Iterable[Mapping[str, Any]], console: Console, *, as_csv: bool) -> None:

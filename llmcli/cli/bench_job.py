@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
+from llmcli.errors import UnsupportedModel
+from llmcli.reporting import Notify
+
 if TYPE_CHECKING:
     from llmcli.hub.resolve import ResolvedModel
 
@@ -34,19 +37,37 @@ class BenchJob:
     new_tokens: int
 
 
-def run_jobs(jobs: list[BenchJob]) -> Iterator[dict[str, Any]]:
+def run_jobs(jobs: list[BenchJob], *, notify: Notify) -> Iterator[dict[str, Any]]:
     """Yield a record for each job, one after the other.
 
-    Each runs in a fresh process, so that its peak memory is its own and nothing is warm.
+    Each runs in a fresh process, so that its peak memory is its own and nothing is warm. A job
+    whose precision is not to be had is left out, with a notice.
+
+    Raises:
+        UnsupportedModel: that is so of every job.
     """
     context = get_context("spawn")
+    left_out: list[UnsupportedModel] = []
     for job in jobs:
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-            yield pool.submit(measure_job, job).result()
+            try:
+                record = pool.submit(measure_job, job).result()
+            except UnsupportedModel as exc:
+                left_out.append(exc)
+                if len(left_out) < len(jobs):
+                    notify(f"{exc.message} It is left out.")
+                continue
+        yield record
+    if len(left_out) == len(jobs):
+        raise left_out[-1]
 
 
 def measure_job(job: BenchJob) -> dict[str, Any]:
-    """Load, measure, and return the record that ``bench --json`` prints."""
+    """Load, measure, and return the record that ``bench --json`` prints.
+
+    Raises:
+        UnsupportedModel: the precision is not to be had here, for this model or at all.
+    """
     start = time.perf_counter()
     from llmcli.models.loader import load_resolved
     from llmcli.terminal.statistics import peak_memory
@@ -55,6 +76,12 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
         job.resolved, device=job.device, precision=job.precision, threads=job.threads
     )
     decoder = model.decoder()
+    if model.precision != job.precision:
+        raise UnsupportedModel(
+            f"{model.name} cannot be measured in {job.precision}, which this machine does not "
+            f"have: it runs in {model.precision}.",
+            f"Measure {model.precision}.",
+        )
     load_seconds = time.perf_counter() - start
     import torch
 

@@ -126,13 +126,16 @@ class ScoreJob:
 
 
 def reader_of(model: LanguageModel) -> Reader:
-    """The fastest way to read with a model, in its precision."""
+    """The fastest way to read with a model, in its precision or the next finer there is here."""
+    from llmcli.models.precision import settle_precision
     from llmcli.models.weights import load_module
     from llmcli.scoring.readers import make_reader, rounds_weights_itself
 
-    if model.precision == "bfloat16" and rounds_weights_itself(model.config, model.device):
-        return make_reader(load_module(model, exact=True), precision="bfloat16")
     precision: Any = model.precision
+    if rounds_weights_itself(model.config, model.device):
+        precision = settle_precision(model, decoding=False)
+        if precision == "bfloat16":
+            return make_reader(load_module(model, exact=True), precision=precision)
     return make_reader(model.module, precision=precision)
 
 

@@ -24,11 +24,12 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llmcli.hub import cache
 from llmcli.hub.inventory import not_deleted
 from llmcli.hub.reference import ModelReference
+from llmcli.models.precision import settle_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +41,6 @@ if TYPE_CHECKING:
 _FORMAT = 2
 _HUGE_PAGES_FROM = 32 << 20
 _ALIGNMENT = 64  # of a tensor in memory: a line of the processor's caches
-# What a precision gives way to where the processor or torch cannot do it.
-_COARSER_TO_FINER: dict[str, Precision] = {
-    "int4": "int8",
-    "int8": "bfloat16",
-    "bfloat16": "float32",
-}
 
 
 def prepared_folder() -> Path:
@@ -97,7 +92,7 @@ def gpt2_weights(model: LanguageModel) -> GPT2Weights:
 
     if model.device != "cpu":
         return GPT2Weights.from_module(model.module)
-    precision = _settle_precision(model)
+    precision = settle_precision(model, decoding=True)
     path = prepared_folder() / f"{_folder_hash(model.folder)}-{precision}.safetensors"
     key = _key(model, precision)
     if "module" not in model.__dict__ and key is not None:
@@ -106,18 +101,6 @@ def gpt2_weights(model: LanguageModel) -> GPT2Weights:
         if weights is not None:
             return weights
     return _prepare(model, precision, path, key)
-
-
-def _settle_precision(model: LanguageModel) -> Precision:
-    from llmcli.engine.kernels import unsupported
-
-    wanted = model.precision
-    reason = unsupported(wanted, decoding=True)
-    while unsupported(model.precision, decoding=True):
-        model.precision = _COARSER_TO_FINER[model.precision]
-    if reason:
-        model.notify(f"No {wanted} here ({reason}): {model.precision} is used.")
-    return cast("Precision", model.precision)
 
 
 def _folder_hash(folder: Path) -> str:

@@ -104,3 +104,19 @@ def test_a_table_names_the_machine(run_llmcli: RunLlmcli, tiny_gpt2: Path) -> No
     assert "int8" in text
     assert " threads, " in text
     assert "memory read at " in text
+
+
+def test_a_precision_that_is_not_there_has_no_row(
+    run_llmcli: RunLlmcli, tiny_gpt2: Path, avx2: dict[str, str]
+) -> None:
+    call = ("bench", "-m", str(tiny_gpt2), "-r", "1", "-n", "2", "--json", "--precision")
+    result = run_llmcli(*call, "bfloat16", "--precision", "float32", env=avx2)
+    assert result.returncode == 0, result.stderr
+    (record,) = map(json.loads, result.stdout.splitlines())
+    assert record["precision"] == "float32"
+    assert b"cannot be measured in bfloat16" in result.stderr
+    assert b"left out" in result.stderr
+
+    result = run_llmcli(*call, "bfloat16", env=avx2)
+    assert (result.returncode, result.stdout) == (1, b"")
+    assert result.stderr.count(b"cannot be measured in bfloat16") == 1

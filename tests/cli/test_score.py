@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from kernel_levels import skip_without
 
 from llmcli.cli.main import cli
 from llmcli.models.loader import load
@@ -323,6 +324,7 @@ def test_versus_another_model(run: Run, tiny_gpt2: Path, tiny_neox: Path) -> Non
 
 
 def test_versus_a_coarser_precision(run: Run) -> None:
+    skip_without("bfloat16")
     found = record(run("--vs-precision", "bfloat16", "--json", TEXT * 3))
     assert found["vs"]["precision"] == "bfloat16"
     assert 0 < abs(found["difference"]["nll_per_token"]) < 0.05

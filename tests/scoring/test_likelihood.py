@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from kernel_levels import skip_without
 
 from llmcli.errors import NumericalError, UnsupportedModel
 from llmcli.scoring.likelihood import Likelihood
@@ -160,12 +161,9 @@ def test_gpt2_settings_are_obeyed(tiny_gpt2: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
 def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
+    skip_without(precision)
     module = module_at(tiny_gpt2)
-    try:
-        reader = make_reader(module, precision=precision)
-    except UnsupportedModel as exc:
-        pytest.skip(str(exc))
-    likelihood = Likelihood(reader)
+    likelihood = Likelihood(make_reader(module, precision=precision))
     differences = [
         abs(found - wanted)
         for _, window, scores in likelihood.score(enumerate(WINDOWS))
@@ -177,6 +175,7 @@ def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 40.0])
 def test_logits_far_from_zero_are_brought_near_before_they_are_rounded(offset: float) -> None:
+    skip_without("bfloat16")
     torch.manual_seed(1)
     weight, hidden = torch.randn(300, 32) * 0.3, torch.randn(20, 32)
     hidden[:, 0] = 1
