@@ -30,6 +30,7 @@ from llmcli.training.settings import (
 )
 
 if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
     from llmcli.training.result import Result
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -72,8 +73,18 @@ _SIZE = (
     _option("--layers", "Layers of a new model.", field="n_layer"),
     _option("--heads", "Attention heads of a layer.", field="n_head"),
     _option("--width", "Numbers that stand for a token.", field="n_embd"),
-    _option("--context", "Tokens that the model looks at.", field="n_positions"),
+    _option(
+        "--context",
+        "Tokens that the model looks at (-m: a sequence; no more than the model's).",
+        field="n_positions",
+    ),
 )
+_OF_A_NEW_MODEL = {
+    "--vocab-size": "vocab_size",
+    "--layers": "n_layer",
+    "--heads": "n_head",
+    "--width": "n_embd",
+}
 _LENGTH = (
     _option("--max-steps", "Stop after so many steps.", type=int),
     _option("--max-time", "Stop after this time: 90s, 30m, 2h.", type=Duration()),
@@ -177,7 +188,9 @@ def train(
     )
 
     shape, settings = _settings(options)
-    named = _named_model()
+    named = _said("model")
+    if named:
+        _check_shape_is_free()
     if options["lora"] and not named:
         raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
     _require("accelerate")
@@ -194,7 +207,7 @@ def train(
             output=output,
             settings=settings,
             shape=shape,
-            base=_base(model, console) if named else None,
+            base=_base(model, shape, console) if named else None,
             split_on=_unescaped(options["split_on"]),
             resume=options["resume"],
             overwrite=options["overwrite"],
@@ -222,21 +235,43 @@ def _settings(options: dict[str, Any]) -> tuple[ModelShape, TrainSettings]:
     return shape, TrainSettings(**{name: options[name] for name in names}, adapter=adapter)
 
 
-def _named_model() -> bool:
-    source = click.get_current_context().get_parameter_source("model")
+def _said(parameter: str) -> bool:
+    """Whether it stands on the command line."""
+    source = click.get_current_context().get_parameter_source(parameter)
     return source is ParameterSource.COMMANDLINE
 
 
-def _base(model: ResolveOptions, console: Console) -> Any:
+def _check_shape_is_free() -> None:
+    """Refuse sizes of a new model beside a model that has its own.
+
+    Raises:
+        InvalidInput: one was given.
+    """
+    for flag, name in _OF_A_NEW_MODEL.items():
+        if _said(name):
+            raise InvalidInput(
+                f"{flag} is the size of a new model; the one that -m names has its own.",
+                f"Leave out {flag}, or -m.",
+            )
+
+
+def _base(model: ResolveOptions, shape: ModelShape, console: Console) -> LanguageModel:
+    """Load the model to train further; what was said about its size must fit it."""
     from llmcli.models.loader import load_resolved
 
-    return load_resolved(
+    base = load_resolved(
         model.resolve(console),
         precision="float32",
         allow_pickle=model.allow_pickle,
         trust_remote_code=model.trust_remote_code,
         notify=console.notice,
     )
+    if _said("n_positions") and shape.n_positions > base.n_positions:
+        raise InvalidInput(
+            f"--context is {shape.n_positions}; {base.name} looks at {base.n_positions} tokens.",
+            f"Use --context {base.n_positions} or less.",
+        )
+    return base
 
 
 def _unescaped(text: str | None) -> str | None:

@@ -16,12 +16,13 @@ from tokenizers import Tokenizer as Backend
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from llmcli.errors import StorageError
+from llmcli.training.room import cannot_write
 from llmcli.training.settings import StoredPrecision
 from llmcli.training.vocabulary import for_transformers
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _LAST = "config.json"
+_ABOUT = ("README.md", "loss.png")  # of the model that was here before
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -83,7 +84,7 @@ def write_model(model: PreTrainedModel, folder: Path, *, precision: str) -> None
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder)
     except (OSError, SafetensorError) as exc:
-        raise _cannot_write(folder, exc) from exc
+        raise cannot_write(folder, exc) from exc
     finally:
         for name, parameter in model.named_parameters():
             parameter.data = before[name]
@@ -106,7 +107,7 @@ def write_tokenizer(
             if (copy_from / name).is_file():
                 shutil.copyfile(copy_from / name, folder / name)
     except OSError as exc:
-        raise _cannot_write(folder, exc) from exc
+        raise cannot_write(folder, exc) from exc
 
 
 def _name_tokenizer_class(path: Path) -> None:
@@ -148,7 +149,8 @@ def install(staged: Path, output: Path) -> None:
             path.chmod(0o666 & ~umask)  # safetensors writes for one user alone
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        (output / _LAST).unlink(missing_ok=True)
+        for name in (_LAST, *_ABOUT):
+            (output / name).unlink(missing_ok=True)
         for path in sorted(staged.iterdir(), key=lambda each: each.name == _LAST):
             path.replace(output / path.name)
         shutil.rmtree(staged)
@@ -158,12 +160,4 @@ def install(staged: Path, output: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as exc:
-        raise _cannot_write(output, exc) from exc
-
-
-def _cannot_write(folder: Path, exc: OSError | SafetensorError) -> StorageError:
-    reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-    return StorageError(
-        f"Cannot write {folder}: {reason}.",
-        "Free some space and go on with --resume: the training itself is kept.",
-    )
+        raise cannot_write(output, exc) from exc

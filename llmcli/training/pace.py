@@ -56,6 +56,7 @@ class Pace(TrainerCallback):
         self._saved = progress.elapsed
         self._best = float("inf")
         self._worse = 0
+        self._has_checkpoint = progress.step > 0
 
     def on_train_begin(
         self,
@@ -95,7 +96,7 @@ class Pace(TrainerCallback):
         self.progress.step, self.progress.elapsed = state.global_step + 1, elapsed
         self.was_interrupted = bool(stop)
         if broken:
-            raise _not_finite("The loss", self.progress.step)
+            raise self._not_finite("The loss", self.progress.step)
 
     def on_step_end(
         self,
@@ -120,7 +121,7 @@ class Pace(TrainerCallback):
             self._saved = elapsed
             control.should_save = True
         if control.should_save and model is not None and not _is_finite(model):
-            raise _not_finite("A weight", self.progress.step)
+            raise self._not_finite("A weight", self.progress.step)
         control.should_log = control.should_evaluate or state.global_step % self.log_every == 0
         control.should_training_stop = control.should_training_stop or done
 
@@ -138,7 +139,7 @@ class Pace(TrainerCallback):
             NumericalError: it is NaN or infinite.
         """
         if not math.isfinite((metrics or {}).get("eval_loss", 0.0)):
-            raise _not_finite("The validation loss", state.global_step)
+            raise self._not_finite("The validation loss", state.global_step)
         if self.settings.early_stopping is None:
             return
         loss = (metrics or {}).get("eval_loss", float("inf"))
@@ -157,11 +158,19 @@ class Pace(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Mark the checkpoint as complete."""
+        self._has_checkpoint = True
         if state.is_world_process_zero:
             folder = Path(_folder(args, state.global_step))
             record = {"step": state.global_step, "elapsed": self.progress.elapsed}
             with atomic_write(folder / COMPLETE) as out:
                 out.write(json.dumps(record).encode())
+
+    def _not_finite(self, what: str, step: int) -> NumericalError:
+        again = "Go on from the last checkpoint with --resume and" if self._has_checkpoint else ""
+        return NumericalError(
+            f"{what} became NaN or infinite in step {step}.",
+            f"{again or 'Start again with'} a lower --learning-rate.",
+        )
 
 
 def _folder(args: TrainingArguments, step: int) -> str:
@@ -170,13 +179,6 @@ def _folder(args: TrainingArguments, step: int) -> str:
 
 def _is_finite(model: nn.Module) -> bool:
     return all(bool(torch.isfinite(parameter).all()) for parameter in model.parameters())
-
-
-def _not_finite(what: str, step: int) -> NumericalError:
-    return NumericalError(
-        f"{what} became NaN or infinite in step {step}.",
-        "Go on from the last checkpoint with --resume and a lower --learning-rate.",
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from llmcli.errors import LlmcliError
+from llmcli.io.files import atomic_write
 from llmcli.system import processor_name
 from llmcli.training.card import CardFacts, model_card, versions
 from llmcli.training.curve import save_picture
@@ -28,7 +30,9 @@ from llmcli.training.export import (
 )
 from llmcli.training.loop import LanguageTrainer
 from llmcli.training.metrics import read_metrics
+from llmcli.training.room import cannot_write
 from llmcli.training.run import METRICS, Run
+from llmcli.training.sample import default_prompt
 from llmcli.training.settings import ModelShape
 
 SAMPLE_SEEDS = (1, 2, 3, 4, 5)
@@ -86,16 +90,15 @@ def finish(
     processes: int,
     notify: Callable[[str], None],
 ) -> Result:
-    """Write the trained model into the run's folder and return what was measured.
+    """Write the trained model into the run's folder, measure it, and write its card.
+
+    The model is there before anything else is tried.
 
     Raises:
         StorageError: the disk does not take it; the checkpoints stay.
     """
     model = _trained(run, trainer)
-    notify("Measuring on all held-out text.")
     precision, tried = choose_precision(model, run.settings.store, lambda: _quick_loss(trainer))
-    with rounded(model, precision):
-        validation = _exact(run, data, trainer, model)
     staged = run.work / "result"
     shutil.rmtree(staged, ignore_errors=True)
     if run.base is None:
@@ -107,6 +110,10 @@ def finish(
         context=run.context,
         copy_from=run.base.folder if run.base else None,
     )
+    install(staged, run.output)
+    notify("Measuring on all held-out text.")
+    with rounded(model, precision):
+        validation = _exact(run, data, trainer, model)
     records = read_metrics(run.output / METRICS)
     progress = trainer.pace.progress
     result = Result(
@@ -119,14 +126,12 @@ def finish(
         validation=validation,
         records=records,
     )
-    if run.settings.adapter is None or run.settings.adapter.merge:
-        samples = _samples(staged, run.settings.sample_prompt)
-    else:
-        samples = []
+    samples = _samples(run, data, notify)
     facts = _facts(run, data, model, result, tried, samples, processes)
-    (staged / "README.md").write_text(model_card(facts), encoding="utf-8")
-    save_picture(records, staged / "loss.png")
-    install(staged, run.output)
+    with atomic_write(run.output / "README.md") as card:
+        card.write(model_card(facts).encode("utf-8"))
+    with _written_to(run.output):
+        save_picture(records, run.output / "loss.png")
     return result
 
 
@@ -165,24 +170,48 @@ def _exact(
         )
 
 
-def _samples(folder: Path, prompt: str) -> list[tuple[int, str, str]]:
-    """Return what ``llmcli generate -m FOLDER --seed N PROMPT`` writes, by seed."""
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise cannot_write(folder, exc) from exc
+
+
+def _samples(run: Run, data: Data, notify: Callable[[str], None]) -> list[tuple[int, str, str]]:
+    """Return what ``llmcli generate -m FOLDER --seed N PROMPT`` writes, by seed.
+
+    None of an adapter that was not merged, which is no model by itself; a notice instead of what
+    cannot be drawn.
+    """
+    if run.settings.adapter is not None and not run.settings.adapter.merge:
+        return []
     from llmcli.models.loader import load
 
-    model = load(str(folder.absolute()), offline=True)
-    prompt = prompt or "Once upon a time"
-    return [
-        (
-            seed,
-            prompt,
-            "".join(
-                model.generate(
-                    prompt, seed=seed, max_new_tokens=_SAMPLE_TOKENS, temperature=0.8, top_p=0.95
-                )
-            ),
-        )
-        for seed in SAMPLE_SEEDS
-    ]
+    prompt = run.settings.sample_prompt or default_prompt(data.tokenizer, context=run.context)
+    if prompt is None:
+        return []
+    try:
+        model = load(str(run.output.absolute()), offline=True)
+        return [
+            (
+                seed,
+                prompt,
+                "".join(
+                    model.generate(
+                        prompt,
+                        seed=seed,
+                        max_new_tokens=_SAMPLE_TOKENS,
+                        temperature=0.8,
+                        top_p=0.95,
+                    )
+                ),
+            )
+            for seed in SAMPLE_SEEDS
+        ]
+    except LlmcliError as exc:
+        notify(f"The model card has no samples: {exc}")
+        return []
 
 
 def _facts(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
 from llmcli.training.data import Data, load_data, prepare_data
+from llmcli.training.pace import last_checkpoint
+from llmcli.training.sample import check_sample_prompt
 from llmcli.training.settings import ModelShape, TrainSettings
 from llmcli.training.tokens import Blocks
 
@@ -61,6 +64,11 @@ class Run:
         return self.output / WORK
 
     @property
+    def checkpoints(self) -> Path:
+        """Where the trainer saves."""
+        return self.work / "checkpoints"
+
+    @property
     def context(self) -> int:
         """Tokens of a sequence."""
         if self.base is None:
@@ -80,17 +88,14 @@ class Run:
         }
 
 
-def prepare(run: Run, processes: int) -> None:
-    """Check the run's folder and fill it with tokens; one process does this for all.
+@contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Make the folder of a new run; if it fails before its first checkpoint, take it away again.
 
     Raises:
-        InvalidInput: the folder, the text or the settings cannot be used.
-        InvalidText: a document is not valid text.
-        StorageError: a file cannot be read or written.
+        InvalidInput: the folder is no folder, or holds something.
+        OSError: it cannot be made.
     """
-    if run.resume:
-        _check_same(run, processes)
-        return
     if run.output.exists() and not run.output.is_dir():
         raise InvalidInput(f"{run.output} is not a folder.", "Choose another --output.")
     if run.output.is_dir() and any(run.output.iterdir()) and not run.overwrite:
@@ -98,31 +103,60 @@ def prepare(run: Run, processes: int) -> None:
             f"{run.output} is not empty.",
             "Choose another --output, go on with --resume, or replace it with --overwrite.",
         )
-    shutil.rmtree(run.work, ignore_errors=True)
-    run.work.mkdir(parents=True)
-    data = prepare_data(
-        run.sources,
-        run.work,
-        settings=run.settings,
-        vocab_size=run.shape.vocab_size,
-        base=_tokenizer_of(run.base) if run.base is not None else None,
-        split_on=run.split_on,
-    )
+    made = [path for path in (run.output, *run.output.parents) if not path.exists()]
+    try:
+        shutil.rmtree(run.work, ignore_errors=True)
+        run.work.mkdir(parents=True)
+        yield
+    except BaseException:
+        if last_checkpoint(run.checkpoints) is None:
+            shutil.rmtree(run.work, ignore_errors=True)
+            with suppress(OSError):
+                (run.output / METRICS).unlink(missing_ok=True)
+                for path in made:
+                    path.rmdir()
+        raise
+
+
+def prepare(run: Run, processes: int) -> None:
+    """Fill the run's folder with tokens, and check all that can be checked before it is trained.
+
+    One process does this for all.
+
+    Raises:
+        InvalidInput: the folder, the text or the settings cannot be used.
+        InvalidText: a document is not valid text.
+        StorageError: a file cannot be read or written.
+    """
+    if run.resume:
+        data = _check_same(run, processes)
+    else:
+        data = prepare_data(
+            run.sources,
+            run.work,
+            settings=run.settings,
+            vocab_size=run.shape.vocab_size,
+            base=_tokenizer_of(run.base) if run.base is not None else None,
+            split_on=run.split_on,
+        )
+    check_sample_prompt(run.settings.sample_prompt, data.tokenizer, context=run.context)
     if run.settings.early_stopping is not None and data.validation_rows(run.context, 1) is None:
         raise InvalidInput(
             "--early-stopping needs held-out text, and there is none.",
             "Use a larger --validation, more text, or no --early-stopping.",
         )
     make_blocks(run, data, processes)  # too short a corpus is found before a model is built
+    if run.resume:
+        return
     with atomic_write(run.work / _RUN) as out:
         out.write(json.dumps(run.identity(processes)).encode())
     with atomic_write(run.output / METRICS):
         pass
 
 
-def _check_same(run: Run, processes: int) -> None:
-    """Refuse to resume a run that would make another model."""
-    load_data(run.work)
+def _check_same(run: Run, processes: int) -> Data:
+    """Return a run's tokens; refuse to resume one that would make another model."""
+    data = load_data(run.work)
     before = json.loads((run.work / _RUN).read_text(encoding="utf-8"))
     now = json.loads(json.dumps(run.identity(processes)))
     changed = [
@@ -136,6 +170,7 @@ def _check_same(run: Run, processes: int) -> None:
             f"The run in {run.output} was started with other values of {', '.join(changed)}.",
             "Resume it with the same command, or start another with --overwrite.",
         )
+    return data
 
 
 def _tokenizer_of(base: LanguageModel) -> tuple[Tokenizer, int]:

@@ -7,9 +7,37 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmcli.errors import InvalidInput
 from llmcli.tokenization.tokenizer import Tokenizer
 from llmcli.training.metrics import Report
 from llmcli.training.schedule import Progress
+
+_DEFAULT_PROMPT = "Once upon a time"
+
+
+def check_sample_prompt(prompt: str, tokenizer: Tokenizer, *, context: int) -> None:
+    """Refuse a prompt that leaves a sample no room.
+
+    Raises:
+        InvalidInput: it fills the context.
+    """
+    if prompt and not _fits(prompt, tokenizer, context):
+        raise InvalidInput(
+            f"The sample prompt has {len(tokenizer.ids(prompt))} tokens; the context holds "
+            f"{context}, one of them for the continuation.",
+            "Use a shorter --sample-prompt, or a larger --context.",
+        )
+
+
+def default_prompt(tokenizer: Tokenizer, *, context: int) -> str | None:
+    """What samples begin with if nothing was asked for, cut to a small context; None if to 0."""
+    words = _DEFAULT_PROMPT.split()
+    prompts = (" ".join(words[:count]) for count in range(len(words), 0, -1))
+    return next((prompt for prompt in prompts if _fits(prompt, tokenizer, context)), None)
+
+
+def _fits(prompt: str, tokenizer: Tokenizer, context: int) -> bool:
+    return len(tokenizer.ids(prompt)) + tokenizer.adds_bos < context
 
 
 class Sampler(TrainerCallback):
@@ -39,7 +67,7 @@ class Sampler(TrainerCallback):
         max_new_tokens: int = 40,
     ) -> None:
         self.tokenizer = tokenizer
-        self.ids = [start, *(tokenizer.ids(prompt) if prompt else [])][: max(1, context // 2)]
+        self.ids = [start, *(tokenizer.ids(prompt) if prompt else [])][: max(1, context - 1)]
         self.progress = progress
         self.report = report
         self.max_new_tokens = min(max_new_tokens, context - len(self.ids))

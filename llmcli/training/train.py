@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from accelerate import PartialState
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -30,7 +31,8 @@ from llmcli.training.model import (
 )
 from llmcli.training.pace import Pace, last_checkpoint
 from llmcli.training.processes import LostProcess
-from llmcli.training.run import METRICS, Run, make_blocks, prepare
+from llmcli.training.room import cannot_write, check_room, is_failed_write
+from llmcli.training.run import METRICS, Run, claimed, make_blocks, prepare
 from llmcli.training.sample import Sampler
 from llmcli.training.schedule import Progress
 from llmcli.training.settings import TrainSettings
@@ -70,29 +72,45 @@ def train(
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     # A GPU's driver reserves addresses far beyond what it uses.
     bounded = nullcontext() if torch.cuda.is_available() else bounded_memory(local)
-    with _quiet_transformers(), _foreign_errors(), bounded:
+    with _quiet_transformers(), _foreign_errors(run), bounded:
         state = PartialState(cpu=not torch.cuda.is_available())
-        if state.is_main_process:
-            prepare(run, state.num_processes)
-        state.wait_for_everyone()
-        data = load_data(run.work)
-        if state.is_main_process:
-            notify(_described(data))
-        trainer = _trainer(run, data, report=report, interrupted=interrupted)
-        checkpoint = last_checkpoint(run.work / "checkpoints") if run.resume else None
-        if checkpoint is not None and state.is_main_process:
-            notify(f"Going on after step {checkpoint.step}.")
-        if trainer.pace.progress.fraction < 1:
-            resume_from = str(checkpoint.folder) if checkpoint else None
-            trainer.train(resume_from_checkpoint=resume_from)
-        elif checkpoint is not None:
-            trainer._load_from_checkpoint(str(checkpoint.folder))
-            trainer.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
-        if trainer.pace.was_interrupted or not state.is_main_process:
-            return None
-        from llmcli.training.result import finish
+        fresh = state.is_main_process and not run.resume
+        # What a disk has against a file is asked before the folder is taken away again.
+        with claimed(run) if fresh else nullcontext(), _foreign_errors(run):
+            return _train(run, state, report=report, notify=notify, interrupted=interrupted)
 
-        return finish(run, data, trainer, processes=state.num_processes, notify=notify)
+
+def _train(
+    run: Run,
+    state: PartialState,
+    *,
+    report: Report,
+    notify: Callable[[str], None],
+    interrupted: Callable[[], bool],
+) -> Result | None:
+    if state.is_main_process:
+        prepare(run, state.num_processes)
+    state.wait_for_everyone()
+    data = load_data(run.work)
+    if state.is_main_process:
+        notify(_described(data))
+    trainer = _trainer(run, data, report=report, interrupted=interrupted)
+    if state.is_main_process:
+        check_room(run.work, trainer.module)
+    checkpoint = last_checkpoint(run.checkpoints) if run.resume else None
+    if checkpoint is not None and state.is_main_process:
+        notify(f"Going on after step {checkpoint.step}.")
+    if trainer.pace.progress.fraction < 1:
+        resume_from = str(checkpoint.folder) if checkpoint else None
+        trainer.train(resume_from_checkpoint=resume_from)
+    elif checkpoint is not None:
+        trainer._load_from_checkpoint(str(checkpoint.folder))
+        trainer.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
+    if trainer.pace.was_interrupted or not state.is_main_process:
+        return None
+    from llmcli.training.result import finish
+
+    return finish(run, data, trainer, processes=state.num_processes, notify=notify)
 
 
 def _trainer(
@@ -102,7 +120,7 @@ def _trainer(
     torch.manual_seed(settings.seed)
     blocks = make_blocks(run, data, state.num_processes)
     progress = Progress(max_steps=_max_steps(settings, blocks), max_time=settings.max_time)
-    checkpoint = last_checkpoint(run.work / "checkpoints") if run.resume else None
+    checkpoint = last_checkpoint(run.checkpoints) if run.resume else None
     if checkpoint is not None:
         progress.step, progress.elapsed = checkpoint.step, checkpoint.elapsed
     metrics = run.output / METRICS
@@ -216,11 +234,13 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def _foreign_errors() -> Iterator[None]:
-    """Say in our words what torch says about memory and about other processes."""
+def _foreign_errors(run: Run) -> Iterator[None]:
+    """Say in our words what libraries say about memory, other processes and the disk."""
     try:
         yield
-    except (RuntimeError, MemoryError) as exc:
+    except (OSError, RuntimeError, MemoryError, SafetensorError) as exc:
+        if is_failed_write(exc):
+            raise cannot_write(run.output, exc) from exc
         if is_out_of_memory(exc):
             raise OutOfMemory(
                 "A training step does not fit into memory.",

@@ -159,7 +159,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tales: Path, tmp_path: Path) -> None
     assert f"Going on after step {max(saved)}.".encode() in done.stderr
 
 
-def bad_calls(folder: Path) -> Sequence[tuple[list[str], int, str]]:
+def bad_calls(folder: Path, model: str) -> Sequence[tuple[list[str], int, str]]:
     text = str(folder / "a.txt")
     return [
         ([text, "--width", "30", "--heads", "4"], 2, "not divisible by 4 heads"),
@@ -175,6 +175,14 @@ def bad_calls(folder: Path) -> Sequence[tuple[list[str], int, str]]:
         ([text, "--vocab-size", "9999"], 2, "not 9999"),
         ([text, "--vocab-size", "260"], 2, "less than one context"),
         ([text, "-m", str(folder / "nothing")], 1, "nothing"),
+        ([text, "-m", model, "--context", "65"], 2, "looks at 64 tokens"),
+        ([text, "-m", model, "--layers", "2"], 2, "--layers is the size of a new model"),
+        ([text, "-m", model, "--vocab-size", "300"], 2, "Leave out --vocab-size, or -m"),
+        (
+            [text, "--vocab-size", "260", "--context", "16", "--sample-prompt", "x " * 40],
+            2,
+            "The sample prompt has",
+        ),
         ([text, "--resume"], 2, "no run to resume"),
         ([text, "--card-notes", str(folder / "none.md")], 2, "does not exist"),
         ([text, "--card-notes", str(folder / "latin1.txt")], 2, "byte 0xe9 at offset 3"),
@@ -182,13 +190,13 @@ def bad_calls(folder: Path) -> Sequence[tuple[list[str], int, str]]:
     ]
 
 
-@pytest.mark.parametrize("number", range(17))
-def test_bad_calls(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", range(21))
+def test_bad_calls(tmp_path: Path, tiny_gpt2: Path, number: int) -> None:
     (tmp_path / "a.txt").write_text("A short tale of a fox and a crow. " * 4)
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1"))
-    calls = bad_calls(tmp_path)
-    assert len(calls) == 17
+    calls = bad_calls(tmp_path, str(tiny_gpt2))
+    assert len(calls) == 21
     arguments, code, says = calls[number]
     done = CliRunner().invoke(cli, ["train", *arguments, "-o", str(tmp_path / "model")])
     assert done.exit_code == code, done.stderr
@@ -196,7 +204,7 @@ def test_bad_calls(tmp_path: Path, number: int) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("Error: ")
     assert done.stdout == ""
-    assert not (tmp_path / "model" / "config.json").exists()
+    assert not (tmp_path / "model").exists(), "a run that fails leaves nothing behind"
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,13 @@ from safetensors.torch import load_file
 from training_runs import tale, tiny_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmcli.errors import CorruptModel, InvalidInput, NumericalError
+from llmcli.errors import (
+    CorruptModel,
+    InvalidInput,
+    NumericalError,
+    OutOfMemory,
+    StorageError,
+)
 from llmcli.models.loader import load
 from llmcli.training.metrics import read_metrics
 from llmcli.training.pace import last_checkpoint
@@ -217,6 +226,119 @@ def test_a_learning_rate_that_breaks_the_model(tales: Path, tmp_path: Path) -> N
     run = tiny_run(tales, tmp_path / "m", learning_rate=1e30, schedule="constant", warmup=0.0)
     with pytest.raises(NumericalError):
         train(run)
+
+
+# -- what must not be lost ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("context", "has_samples"), [(1, False), (3, True)])
+def test_a_context_smaller_than_the_usual_prompt(
+    tales: Path, tmp_path: Path, context: int, has_samples: bool
+) -> None:
+    """The card's samples are the last thing to do, and the least: they begin with less."""
+    shape = ModelShape(vocab_size=300, n_layer=1, n_head=1, n_embd=16, n_positions=context)
+    run = tiny_run(tales, tmp_path / "m", max_steps=2, shape=shape)
+    notices: list[str] = []
+    assert train(run, notify=notices.append) is not None
+    assert weights(tmp_path / "m")
+    assert not any("samples" in notice for notice in notices)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert ("Seed 1:" in card) is has_samples
+
+
+def test_a_sample_that_fails_is_a_notice(
+    tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise NumericalError("The logits are NaN.")
+
+    monkeypatch.setattr("llmcli.models.language_model.LanguageModel.generate", broken)
+    notices: list[str] = []
+    result = train(tiny_run(tales, tmp_path / "m", max_steps=2), notify=notices.append)
+    assert result is not None
+    assert notices[-1] == "The model card has no samples: The logits are NaN."
+    assert weights(tmp_path / "m")
+    assert "Seed 1:" not in (tmp_path / "m" / "README.md").read_text()
+
+
+def test_the_model_is_there_before_it_is_measured(
+    tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("llmcli.training.result.exact_likelihood", broken)
+    with pytest.raises(OutOfMemory):
+        train(tiny_run(tales, tmp_path / "m", max_steps=2))
+    assert load(str(tmp_path / "m")).n_positions == 32
+    monkeypatch.undo()
+    assert train(tiny_run(tales, tmp_path / "m", max_steps=2, resume=True)) is not None
+    assert (tmp_path / "m" / "README.md").exists()
+
+
+def test_a_run_that_fails_at_once_leaves_nothing(
+    tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr("llmcli.training.loop.LanguageTrainer.compute_loss", broken)
+    with pytest.raises(OutOfMemory):
+        train(tiny_run(tales, tmp_path / "a" / "b"))
+    assert list(tmp_path.iterdir()) == []
+    kept = tmp_path / "c" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    with pytest.raises(OutOfMemory):
+        train(tiny_run(tales, kept.parent, overwrite=True))
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_a_disk_without_room_is_found_before_the_first_step(
+    tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    records: list[dict[str, Any]] = []
+    with pytest.raises(StorageError, match="No space left on device: a checkpoint and the model"):
+        train(tiny_run(tales, tmp_path / "m"), report=records.append)
+    assert records == []
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_disk_that_fills_up_is_named(tales: Path, tmp_path: Path) -> None:
+    """torch and safetensors call it by a line of their source; we by the system's word."""
+    limit = 60_000  # bytes of a file: the tokens fit, the weights do not
+    code = (
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        "from llmcli.__main__ import main\n"
+        "main()\n"
+    )
+    shape = ("--vocab-size", "300", "--layers", "2", "--heads", "2", "--width", "64")
+    more = ("--context", "32", "--batch-size", "4", "--max-steps", "2")
+    corpus = str(next(tales.glob("*.txt")))
+    arguments = ("train", corpus, "-o", str(tmp_path / "m"), *shape, *more)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1].startswith(
+        f"Error: Cannot write {tmp_path / 'm'}: File too large. Free some space"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("context", [16, 64])
+def test_the_context_of_a_given_model(
+    tiny_gpt2: Path, tales: Path, tmp_path: Path, context: int
+) -> None:
+    shape = ModelShape(n_positions=context)
+    run = tiny_run(tales, tmp_path / "m", base=load(str(tiny_gpt2)), shape=shape, max_steps=2)
+    result = train(run)
+    assert result is not None
+    assert result.tokens == 2 * 4 * context
+    assert load(str(tmp_path / "m")).n_positions == 64
 
 
 def test_early_stopping_keeps_the_best(tales: Path, tmp_path: Path) -> None:
