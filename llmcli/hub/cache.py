@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llmcli.errors import CorruptModel
 from llmcli.hub.reference import is_commit
-from llmcli.io.model_files import has_tokenizer, regular_files
+from llmcli.io.model_files import has_tokenizer, read_regular, regular_files
 
 Need = Literal["tokenizer", "model"]
 
@@ -140,9 +141,8 @@ def missing_files(folder: Path, *, need: Need, allow_pickle: bool = False) -> li
 def lacks_code(folder: Path) -> bool:
     """Whether config.json names Python code and none is there, as it was not asked for before."""
     try:
-        with open(folder / "config.json", "rb") as file:
-            names_code = b'"auto_map"' in file.read(_LARGEST_INDEX)
-    except OSError:
+        names_code = b'"auto_map"' in read_regular(folder / "config.json", _LARGEST_INDEX)
+    except (OSError, CorruptModel):
         return False
     return names_code and next(folder.glob("*.py"), None) is None
 
@@ -169,10 +169,8 @@ def weight_files(folder: Path, *, allow_pickle: bool = False) -> Iterator[Path]:
 def index_shards(index: Path) -> list[str]:
     """The shard names of an index, sorted; only plain names, whatever else it may say."""
     try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            return []
-        content = json.loads(index.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_regular(index, _LARGEST_INDEX))
+    except (OSError, CorruptModel, ValueError, RecursionError):
         return []
     weights = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weights, dict):

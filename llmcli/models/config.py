@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,35 +11,62 @@ from typing import Any, NoReturn
 
 from llmcli.errors import CorruptModel, UnsafeModel, UnsupportedModel
 from llmcli.hub.reference import quoted
+from llmcli.io.model_files import read_regular
+from llmcli.models.fields import CONFIG_FIELDS, GENERATION_FIELDS, check_counts, check_fields
 from llmcli.models.headers import FETCH_AGAIN
 
 _LARGEST_CONFIG = 8 * 2**20
+_MOST_MEMBERS = 20_000  # of config.json and all objects in it; real ones have some hundreds
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 LAYER_KEYS = ("n_layer", "num_hidden_layers", "num_layers", "n_layers", "decoder_layers")
 WIDTH_KEYS = ("n_embd", "hidden_size", "d_model")
-HEAD_KEYS = ("n_head", "num_attention_heads", "num_heads")
-POSITION_KEYS = ("n_positions", "max_position_embeddings")
+HEAD_KEYS = ("n_head", "num_attention_heads", "num_heads", "n_heads", "attention_heads")
+# The context; one of them is enough, the first that is set counts.
+POSITION_KEYS = (
+    *("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "max_sequence_length"),
+    *("seq_length", "context_length", "model_max_length"),
+)
 INNER_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-# Each size may be at most this; a field that is null or missing has the library's default.
-_SIZES = {
-    **dict.fromkeys(LAYER_KEYS, 10**5),
-    **dict.fromkeys(WIDTH_KEYS, 10**6),
-    **dict.fromkeys((*HEAD_KEYS, "num_key_value_heads", "head_dim"), 10**5),
-    **dict.fromkeys((*POSITION_KEYS, "n_ctx"), 2 * 10**7),
-    **dict.fromkeys(INNER_KEYS, 10**7),
-    "vocab_size": 10**8,
+
+# transformers lets GPT-2's heirs call these fields by their general names, which then go before
+# their own (PreTrainedConfig.attribute_map).
+_GPT2_NAMES = {
+    "num_hidden_layers": "n_layer",
+    "hidden_size": "n_embd",
+    "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
 }
-# Whatever else is called like this is built that many times, or that large, by somebody.
-_COUNT_NAME = re.compile(r"(?:layers?|experts?|labels|heads|blocks|groups|codebooks|stages)$")
-_SIZE_NAME = re.compile(r"(?:size|dim|rank|width|channels|features|vocab)$")
-_MOST_COUNTED = 10**4
-_LARGEST_SIZE = 10**7
-_FRACTIONS = ("embd_pdrop", "resid_pdrop", "attn_pdrop", "attention_dropout", "hidden_dropout")
-_POSITIVE = ("layer_norm_epsilon", "layer_norm_eps", "rms_norm_eps", "initializer_range")
-_FLAGS = ("tie_word_embeddings", "scale_attn_weights", "use_cache", "add_cross_attention")
-_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+GENERAL_NAMES: dict[str, dict[str, str]] = {
+    **dict.fromkeys(
+        ("gpt2", "gpt-sw3", "gptj", "codegen", "ctrl", "gpt_bigcode", "openai-gpt"), _GPT2_NAMES
+    ),
+    "bloom": {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"},
+    "gpt_neo": {"num_hidden_layers": "num_layers", "num_attention_heads": "num_heads"},
+    "mpt": {
+        "num_hidden_layers": "n_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_heads",
+    },
+    "dbrx": {
+        "num_hidden_layers": "n_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_heads",
+        "max_position_embeddings": "max_seq_len",
+    },
+    "xglm": {
+        "num_hidden_layers": "num_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "attention_heads",
+    },
+    "rwkv": {"max_position_embeddings": "context_length"},
+    "xlnet": {
+        "num_hidden_layers": "n_layer",
+        "hidden_size": "d_model",
+        "num_attention_heads": "n_head",
+    },
+}
 _OWN_ATTENTION = (None, "eager", "sdpa", "flex_attention")
 
 
@@ -58,11 +85,45 @@ def read_config(path: Path) -> dict[str, Any]:
         _refuse(path, "does not say which model_type it describes")
     if not isinstance(model_type, str) or not _NAME.fullmatch(model_type):
         _refuse(path, "has a model_type that is no name")
+    if sum(len(part) for _, part in _parts("", config, depth=0)) > _MOST_MEMBERS:
+        _refuse(path, f"has more than {_MOST_MEMBERS:,} fields, which no config.json has")
     for place, part in _parts("", config, depth=0):
-        _check_fields(path, place, part)
+        check_fields(path, place, part, CONFIG_FIELDS)
+        check_counts(path, place, part)
         _refuse_foreign_parts(path, part)
+    config = _with_own_names(config)
     _check_heads(path, config)
     return config
+
+
+def read_generation_config(path: Path) -> dict[str, Any]:
+    """Read and check a model's generation_config.json; empty where there is none.
+
+    Raises:
+        CorruptModel: It is unreadable, something else, or a field has a value of another type;
+            the message names the field.
+    """
+    if not os.path.lexists(path):
+        return {}
+    config = _read_object(path)
+    if len(config) > _MOST_MEMBERS:
+        _refuse(path, f"has more than {_MOST_MEMBERS:,} fields")
+    check_fields(path, "", config, GENERATION_FIELDS)
+    return config
+
+
+def context_size(config: Mapping[str, Any]) -> int | None:
+    """The context that config.json states; None where it states none."""
+    part = text_part(config)
+    found = first_size(part, POSITION_KEYS) or first_size(config, POSITION_KEYS)
+    return None if found is None else found[1]
+
+
+def _with_own_names(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with its fields under the names that its own class has for them."""
+    own = GENERAL_NAMES.get(str(config.get("model_type")), {})
+    renamed = {own[key]: value for key, value in config.items() if key in own}
+    return {key: value for key, value in config.items() if key not in own} | renamed
 
 
 def first_size(config: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[str, int] | None:
@@ -86,30 +147,21 @@ def uses_remote_code(config: Mapping[str, Any]) -> bool:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_CONFIG:
-            _refuse(path, f"is {size:,} bytes long, which no config.json is")
-        data = path.read_bytes()
+        data = read_regular(path, _LARGEST_CONFIG, cure=FETCH_AGAIN)
     except OSError as error:
         cure = "A model's folder holds config.json, tokenizer.json and model.safetensors."
-        if (path.parent / "adapter_config.json").exists():
-            cure = "The folder holds adapters alone. Merge them: llmcli train --lora --merge."
         raise CorruptModel(f"Cannot read {quoted(str(path))}: {error.strerror}.", cure) from error
     if data.lstrip()[:1] == b"<":
         _refuse(path, "is HTML, not JSON")
     if data.startswith(b"version https://git-lfs"):
         _refuse(path, "is a git-lfs pointer")
     try:
-        config = json.loads(data, parse_constant=_no_constant)
+        config = json.loads(data)  # Infinity and NaN included, as transformers writes them
     except (ValueError, RecursionError):
         _refuse(path, "is no valid JSON")
     if not isinstance(config, dict):
         _refuse(path, f"holds a {type(config).__name__}, not a JSON object")
     return config
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _parts(
@@ -121,42 +173,6 @@ def _parts(
         for key, value in config.items():
             if isinstance(value, dict):
                 yield from _parts(f"{place}{key}.", value, depth=depth + 1)
-
-
-def _check_fields(path: Path, place: str, config: Mapping[str, Any]) -> None:
-    for key, most in _SIZES.items():
-        value = config.get(key)
-        # A list gives each layer its own.
-        sizes = value if isinstance(value, list) else [value]
-        if value is not None and any(type(n) is not int or not 1 <= n <= most for n in sizes):
-            _refuse_field(path, place + key, value, f"a whole number from 1 to {most:,}")
-    for key, value in config.items():
-        counted = _COUNT_NAME.search(key) is not None
-        most = _MOST_COUNTED if counted else _LARGEST_SIZE
-        named = counted or _SIZE_NAME.search(key) is not None
-        if named and key not in _SIZES and _is_number(value) and value > most:
-            _refuse_field(path, place + key, value, f"a number up to {most:,}")
-    for key in _FRACTIONS:
-        value = config.get(key)
-        if value is not None and not (_is_number(value) and 0 <= value <= 1):
-            _refuse_field(path, place + key, value, "a number from 0 to 1")
-    for key in _POSITIVE:
-        value = config.get(key)
-        if value is not None and not (_is_number(value) and 0 <= value < 1e6):
-            _refuse_field(path, place + key, value, "a number from 0 on")
-    for key in _FLAGS:
-        value = config.get(key)
-        if value is not None and not isinstance(value, bool):
-            _refuse_field(path, place + key, value, "true or false")
-    for key in _TOKEN_IDS:
-        value = config.get(key)
-        ids = value if isinstance(value, list) else [value]
-        if any(each is not None and type(each) is not int for each in ids):
-            _refuse_field(path, place + key, value, "a token id or a list of them")
-    for key in ("dtype", "torch_dtype", "activation_function", "hidden_act"):
-        value = config.get(key)
-        if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
-            _refuse_field(path, place + key, value, "a name")
 
 
 def _check_heads(path: Path, config: Mapping[str, Any]) -> None:
@@ -194,16 +210,6 @@ def _refuse_foreign_parts(path: Path, config: Mapping[str, Any]) -> None:
             f"{name} describes a quantised model, which needs a quantiser's own code.",
             "Choose the model in float16, bfloat16 or float32; --precision makes it smaller here.",
         )
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _refuse_field(path: Path, field: str, value: Any, expected: str) -> NoReturn:
-    shown = json.dumps(value)
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-    raise CorruptModel(f"{quoted(str(path))}: {field} is {shown}, not {expected}.", FETCH_AGAIN)
 
 
 def _refuse(path: Path, what: str) -> NoReturn:

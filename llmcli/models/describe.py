@@ -9,19 +9,17 @@ from typing import Any
 
 from llmcli.hub.inventory import model_files
 from llmcli.hub.resolve import ResolvedModel
-from llmcli.models.check import Inspection, check_model_folder
+from llmcli.models.check import TABLES, Inspection, check_model_folder
 from llmcli.models.config import (
     HEAD_KEYS,
     LAYER_KEYS,
-    POSITION_KEYS,
     WIDTH_KEYS,
+    context_size,
     first_size,
     text_part,
 )
 from llmcli.models.prepared import prepared_files
 
-# Tables that old GPT-2 and GPT-NeoX files carry among their weights: constants, no parameters.
-_BUFFER = re.compile(r"\.(?:attn|attention)\.(?:masked_)?bias$|\.rotary_emb\.inv_freq$")
 _LICENCE = re.compile(r"^license:\s*['\"]?([A-Za-z0-9][A-Za-z0-9 ._+-]{0,63})['\"]?\s*$", re.M)
 _LONGEST_CARD = 2**20
 
@@ -46,7 +44,7 @@ def describe_folder(model: ResolvedModel) -> dict[str, Any]:
         "model_type": config["model_type"],
         "parameters": _parameters(found),
         "dtype": _dtype(found),
-        "n_positions": _size(part, (*POSITION_KEYS, "n_ctx")),
+        "n_positions": context_size(config),
         "vocab_size": _size(part, ("vocab_size",)),
         "n_layer": _size(part, LAYER_KEYS),
         "n_embd": _size(part, WIDTH_KEYS),
@@ -65,7 +63,7 @@ def _parameters(found: Inspection) -> int | None:
     return sum(
         info.size
         for name, info in found.tensors.items()
-        if not (_BUFFER.search(name) and len(info.shape) != 1)
+        if not (TABLES.search(name) and len(info.shape) != 1)
     )
 
 
@@ -88,8 +86,11 @@ def _size(config: Mapping[str, Any], keys: tuple[str, ...]) -> int | None:
 
 def _licence(folder: Path) -> str | None:
     """The licence that the front matter of the model's card names."""
+    path = folder / "README.md"
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
-        with open(folder / "README.md", encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             card = file.read(_LONGEST_CARD)
     except OSError:
         return None

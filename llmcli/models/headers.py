@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeGuard
 from llmcli.errors import CorruptModel
 from llmcli.hub.cache import is_plain_name
 from llmcli.hub.reference import quoted
+from llmcli.io.model_files import read_regular
 
 FETCH_AGAIN = "Fetch the model again (llmcli models pull NAME --refresh)."
 
@@ -43,6 +44,10 @@ _BITS = {
     "F64": 64,
     "C64": 64,
 }
+
+
+# The types that weights can have; others belong to tables, such as a causal mask.
+FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +100,7 @@ def read_index(index: Path) -> dict[str, str]:
         CorruptModel: It is unreadable, or names something that is no file of the same folder.
     """
     try:
-        if index.stat().st_size > _LARGEST_INDEX:
-            _refuse(index, "is too large for an index")
-        content = json.loads(index.read_bytes())
+        content = json.loads(read_regular(index, _LARGEST_INDEX, cure=FETCH_AGAIN))
     except OSError as error:
         raise CorruptModel(
             f"Cannot read {quoted(str(index))}: {error.strerror}.", FETCH_AGAIN
@@ -110,6 +113,11 @@ def read_index(index: Path) -> dict[str, str]:
     for name in places.values():
         if not is_plain_name(name):
             _refuse(index, f"names {quoted(str(name))}, which is no file of the same folder")
+    if not isinstance(content.get("metadata"), dict):
+        raise CorruptModel(
+            f"{quoted(str(index))} has no metadata, without which transformers reads no index.",
+            'Add "metadata": {} to it, or make a clean copy: llmcli models repair DIR -o DIR2.',
+        )
     return places
 
 

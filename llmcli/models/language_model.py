@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,14 @@ _SAMPLING_KEYS = (
     "no_repeat_ngram_size",
     "min_new_tokens",
 )
-_CONTEXT_KEYS = ("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "seq_length")
+
+# transformers' own sizes of context, where config.json states none.
+DEFAULT_CONTEXTS = {
+    "gpt2": 1024,
+    **dict.fromkeys(("codegen", "gpt_neo", "gpt_neox", "gptj", "llama", "mpt", "opt"), 2048),
+    **dict.fromkeys(("falcon", "phi", "olmo"), 2048),
+}
+DEFAULT_CONTEXT = 2048
 
 
 @dataclass(kw_only=True)
@@ -73,13 +79,16 @@ class LanguageModel:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The content of config.json."""
-        return read_json_object(self.folder / "config.json")
+        from llmcli.models.config import read_config
+
+        return read_config(self.folder / "config.json")
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
         """The content of generation_config.json; empty where there is none."""
-        path = self.folder / "generation_config.json"
-        return read_json_object(path) if path.exists() else {}
+        from llmcli.models.config import read_generation_config
+
+        return read_generation_config(self.folder / "generation_config.json")
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -92,9 +101,9 @@ class LanguageModel:
         from llmcli.tokenization.tokenizer import Tokenizer
 
         with self.timed("tokenizer"):
-            tokenizer = Tokenizer.from_folder(self.folder)
-            if isinstance(size := self.config.get("vocab_size"), int):
-                check_tokenizer(tokenizer, vocab_size=size, folder=self.folder)
+            tokenizer = Tokenizer.from_folder(self.folder, rows=self.rows)
+            if self.rows is not None:
+                check_tokenizer(tokenizer, vocab_size=self.rows, folder=self.folder)
             return tokenizer
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -108,31 +117,53 @@ class LanguageModel:
     def n_positions(self) -> int:
         """The context: the most tokens it can look at.
 
-        Raises:
-            UnsupportedModel: config.json does not say.
+        That of config.json; where it states none, what transformers takes for the kind, or
+        `DEFAULT_CONTEXT` for kinds that need none (ALiBi, state spaces).
         """
-        text_config = {**self.config, **(self.config.get("text_config") or {})}
-        for key in _CONTEXT_KEYS:
-            if isinstance(value := text_config.get(key), int):
-                return value
-        raise UnsupportedModel(
-            f"{self.name}: config.json states no context size.",
-            f"Set one of {', '.join(_CONTEXT_KEYS[:2])} in it.",
-        )
+        from llmcli.models.config import context_size
+
+        stated = context_size(self.config)
+        return stated or DEFAULT_CONTEXTS.get(self.config["model_type"], DEFAULT_CONTEXT)
+
+    @cached_property
+    def rows(self) -> int | None:
+        """The tokens that the embedding has rows for; None where config.json does not say."""
+        from llmcli.models.config import text_part
+
+        size = text_part(self.config).get("vocab_size", self.config.get("vocab_size"))
+        return size if isinstance(size, int) else None
+
+    def own_ids(self, value: Any, *, source: str) -> tuple[int, ...]:
+        """The token ids of a field of a config that the embedding has rows for.
+
+        Null and negative ids, which say that there is none, are left out in silence; ids
+        beyond the rows with a notice.
+
+        Args:
+            value: An id, a list of ids, or nothing.
+            source: The field and its file, for the notice.
+        """
+        found = value if isinstance(value, list) else [value]
+        ids = [each for each in found if isinstance(each, int) and each >= 0]
+        beyond = [each for each in ids if self.rows is not None and each >= self.rows]
+        if beyond:
+            self.notify(
+                f"{source} names the token {beyond[0]}, and the model has {self.rows:,} "
+                "rows: it is left out."
+            )
+        return tuple(each for each in ids if each not in beyond)
 
     @cached_property
     def eos_ids(self) -> tuple[int, ...]:
-        """The tokens that end a text."""
-        for value in (
-            self.generation_config.get("eos_token_id"),
-            self.config.get("eos_token_id"),
-            self.tokenizer.eos_id,
+        """The tokens that end a text; those that the embedding has no row for are left out."""
+        for name, config in (
+            ("generation_config.json", self.generation_config),
+            ("config.json", self.config),
         ):
-            if isinstance(value, int):
-                return (value,)
-            if isinstance(value, list):
-                return tuple(value)
-        return ()
+            ids = self.own_ids(config.get("eos_token_id"), source=f"eos_token_id of {name}")
+            if ids:
+                return ids
+        return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
 
     @cached_property
     def generation_defaults(self) -> dict[str, Any]:
@@ -221,21 +252,3 @@ class LanguageModel:
         finally:
             spent = time.perf_counter() - start
             self.timings[step] = self.timings.get(step, 0.0) + spent
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Raises:
-        CorruptModel: it is missing, unreadable, no JSON, or no object.
-    """
-    cure = "Fetch the model again (llmcli models pull)."
-    try:
-        value = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise CorruptModel(f"Cannot read {path}: {exc.strerror}.", cure) from exc
-    except (ValueError, RecursionError) as exc:
-        raise CorruptModel(f"{path} is not valid JSON.", cure) from exc
-    if not isinstance(value, dict):
-        raise CorruptModel(f"{path} holds no JSON object.", cure)
-    return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from llmcli.errors import (
     UnsupportedModel,
     is_out_of_memory,
 )
+from llmcli.models.check import LAYER, TABLES
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -48,7 +49,7 @@ def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
             # Named by _check_loading, which transformers' own error does not.
             ignore_mismatched_sizes=True,
         )
-        _check_loading(model, info)
+        _check_loading(model, info, module.base_model_prefix)
         return module.to(model.device).eval()
 
 
@@ -72,8 +73,13 @@ def _quiet_transformers() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def _check_loading(model: LanguageModel, info: Mapping[str, Any]) -> None:
-    """Refuse what transformers would have filled in at random or left out."""
+def _check_loading(model: LanguageModel, info: Mapping[str, Any], prefix: str) -> None:
+    """Refuse what transformers would have filled in at random or left out.
+
+    What it leaves out for good reason is no error: tables such as a causal mask, which it makes
+    itself, and heads beside the model (a classifier, a value head), which a notice names.
+    """
+    info = {**info, "unexpected_keys": _unexpected(model, info["unexpected_keys"], prefix)}
     for key, words in (
         ("missing_keys", "lack"),
         ("mismatched_keys", "have another shape than config.json says for"),
@@ -86,6 +92,16 @@ def _check_loading(model: LanguageModel, info: Mapping[str, Any]) -> None:
                 f"{model.folder}: the weights {words} {shown}.",
                 "The weights and config.json do not belong together: fetch the model again.",
             )
+
+
+def _unexpected(model: LanguageModel, names: Iterable[str], prefix: str) -> list[str]:
+    """The tensors that nothing explains."""
+    names = [name for name in names if not TABLES.search(name)]
+    heads = [name for name in names if not (name.startswith(f"{prefix}.") or LAYER.search(name))]
+    if heads:
+        shown = ", ".join(sorted(heads)[:3]) + (f" and {len(heads) - 3} more" if heads[3:] else "")
+        model.notify(f"The weights hold more than a language model, which is left out: {shown}.")
+    return sorted(set(names) - set(heads))
 
 
 @contextmanager

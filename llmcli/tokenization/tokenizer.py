@@ -17,12 +17,7 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CorruptModel, InvalidInput
 from llmcli.tokenization.build import build
 from llmcli.tokenization.control import control_pieces, without_control_pieces
-from llmcli.tokenization.files import (
-    is_native_failure,
-    named_token,
-    one_line,
-    read_json,
-)
+from llmcli.tokenization.files import is_native_failure, named_token, one_line, read_json
 from llmcli.tokenization.panics import quiet_panics
 from llmcli.tokenization.spelling import Spelling, piece_bytes, spelling_of
 from llmcli.tokenization.stream import check_surrogates
@@ -59,11 +54,17 @@ class Tokenizer:
         backend: The library's object.
         folder: Where its files lie (for the ids that begin and end a text).
         named: Texts of bos_token and eos_token, where they are known already.
+        rows: Tokens that the model has; what its files name beyond them is not there.
     """
 
     def __init__(
-        self, backend: Backend, folder: Path, named: Mapping[str, str] | None = None
+        self,
+        backend: Backend,
+        folder: Path,
+        named: Mapping[str, str] | None = None,
+        rows: int | None = None,
     ) -> None:
+        self._rows = rows if rows is not None else 1 << 32
         self.backend = backend
         self.folder = folder
         self._named = named or {}
@@ -75,14 +76,15 @@ class Tokenizer:
 
     @classmethod
     def from_folder(
-        cls, folder: Path, *, detail: Callable[[str], None] = lambda message: None
+        cls,
+        folder: Path,
+        *,
+        rows: int | None = None,
+        detail: Callable[[str], None] = lambda message: None,
     ) -> Tokenizer:
-        """The folder's tokenizer, as transformers makes it.
-
-        Arguments and errors as in `llmcli.tokenization.build.build`.
-        """
+        """The folder's tokenizer, as transformers makes it; see `llmcli.tokenization.build`."""
         built = build(folder, detail)
-        return cls(built.backend, folder, built.named)
+        return cls(built.backend, folder, built.named, rows)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -293,15 +295,13 @@ class Tokenizer:
 
     def _end_id(self, kind: Literal["bos", "eos"]) -> int | None:
         text = named_token(self.folder, f"{kind}_token") or self._named.get(f"{kind}_token")
-        if text is not None and (token_id := self.backend.token_to_id(text)) is not None:
-            return token_id
+        found = [] if text is None else [self.backend.token_to_id(text)]
         for name in ("generation_config.json", "config.json"):
             value = read_json(self.folder / name).get(f"{kind}_token_id")
-            if isinstance(value, list) and value:
-                value = value[0]
-            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-                return value
-        return self.backend.token_to_id("<|endoftext|>")
+            found += value if isinstance(value, list) else [value]
+        found.append(self.backend.token_to_id("<|endoftext|>"))
+        ids = (each for each in found if isinstance(each, int) and not isinstance(each, bool))
+        return next((each for each in ids if 0 <= each < self._rows), None)
 
     @cached_property
     def _has_expressions(self) -> bool:

@@ -18,6 +18,15 @@ from hypothesis import strategies as st
 
 from llmcli.errors import CorruptModel, LlmcliError, UnsafeModel, UnsupportedModel
 from llmcli.models.check import check_model_folder, check_tokenizer
+from llmcli.models.config import (
+    GENERAL_NAMES,
+    HEAD_KEYS,
+    LAYER_KEYS,
+    POSITION_KEYS,
+    WIDTH_KEYS,
+    context_size,
+    read_generation_config,
+)
 from llmcli.models.headers import read_header
 
 
@@ -89,6 +98,14 @@ def test_whole_models_pass(fixture: str, request: pytest.FixtureRequest) -> None
         ("tie_word_embeddings", 1),
         ("activation_function", {"a": 1}),
         ("dtype", "../x"),
+        ("text_config", 5),
+        ("rope_scaling", []),
+        ("architectures", "GPT2LMHeadModel"),
+        ("architectures", [3]),
+        ("eos_token_id", [[0]]),
+        ("pad_token_id", 2**40),
+        ("scale_attn_by_inverse_layer_idx", "no"),
+        ("id2label", ["a"]),
     ],
 )
 def test_fault_32_51_the_field_is_named(folder: Path, field: str, value: object) -> None:
@@ -109,7 +126,11 @@ def test_fault_32_51_the_field_is_named(folder: Path, field: str, value: object)
         (b"{", "no valid JSON"),
         (b"\xff\xfe", "no valid JSON"),
         (b"[" * 100_000, "no valid JSON"),
-        (b'{"model_type": NaN}', "no valid JSON"),
+        (b'{"model_type": NaN}', "model_type"),
+        (
+            b'{"model_type": "gpt2", ' + b", ".join(b'"k%d": 1' % n for n in range(30_000)) + b"}",
+            "fields",
+        ),
         (b'{"n": ' + b"9" * 5000 + b"}", "no valid JSON"),
         (b"{}", "model_type"),
         (b'{"model_type": 3}', "model_type"),
@@ -122,6 +143,72 @@ def test_fault_32_what_is_no_config(folder: Path, content: bytes, words: str) ->
     (folder / "config.json").write_bytes(content)
     with pytest.raises(CorruptModel, match=words):
         check_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("top_k", True),
+        ("top_k", "many"),
+        ("temperature", "hot"),
+        ("do_sample", 1),
+        ("eos_token_id", [[0]]),
+        ("eos_token_id", True),
+        ("suppress_tokens", 5),
+        ("suppress_tokens", [None]),
+        ("bad_words_ids", [5]),
+        ("stop_strings", [5]),
+        ("max_new_tokens", 2.5),
+        ("num_beams", 0),
+        ("early_stopping", "always"),
+    ],
+)
+def test_fault_32_generation_config_is_checked_too(folder: Path, field: str, value: object) -> None:
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps({field: value}))
+    with pytest.raises(CorruptModel, match=rf"generation_config\.json.*{field} is "):
+        read_generation_config(path)
+
+
+def test_infinity_and_nan_are_read_as_python_reads_them(folder: Path) -> None:
+    change(folder, time_step_limit=[0.0, float("inf")], somewhere=float("nan"))
+    assert check_model_folder(folder).config["time_step_limit"][1] == float("inf")
+
+
+def test_general_names_are_the_class_s_own() -> None:
+    """The table of names is transformers' own, for the fields that are read here."""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    read = {*LAYER_KEYS, *WIDTH_KEYS, *HEAD_KEYS, *POSITION_KEYS} - {"model_max_length"}
+    theirs = {}
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        names = getattr(CONFIG_MAPPING[kind], "attribute_map", None) or {}
+        if kept := {a: b for a, b in names.items() if a in read and b in read}:
+            theirs[kind] = kept
+    ours = {kind: dict(names) for kind, names in GENERAL_NAMES.items()}
+    assert {kind: theirs.get(kind) for kind in ours} == ours
+    encoders = {kind for kind in theirs if "encoder_layers" in theirs[kind].values()}
+    halves = {"bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart"}
+    rest = theirs.keys() - ours.keys() - encoders - halves
+    assert rest <= {"mvp", "pegasus", "plbart", "trocr", "whisper", "xlm"}
+
+
+def test_general_names_go_before_the_class_s_own(folder: Path) -> None:
+    change(folder, hidden_size=32, n_embd=7, num_hidden_layers=2, n_layer=9)
+    config = check_model_folder(folder).config
+    assert (config["n_embd"], config["n_layer"]) == (32, 2)
+    assert "hidden_size" not in config
+    change(folder, hidden_size=64)
+    with pytest.raises(CorruptModel, match="n_embd 64"):
+        check_model_folder(folder)
+
+
+@pytest.mark.parametrize("key", POSITION_KEYS)
+def test_the_context_by_any_of_its_names(key: str) -> None:
+    assert context_size({"model_type": "x", key: 77}) == 77
+    assert context_size({"model_type": "x", "text_config": {key: 78}}) == 78
+    assert context_size({"model_type": "x"}) is None
 
 
 def test_fault_32_no_config(folder: Path) -> None:
@@ -235,6 +322,62 @@ def test_fault_30_gaps_and_overlaps(tmp_path: Path, places: tuple[list[int], ...
     write_weights(path, header, bytes(places[-1][1]))
     with pytest.raises(CorruptModel, match="gap or an overlap"):
         read_header(path)
+
+
+@pytest.mark.parametrize("dtype", ["I32", "U32", "I16", "U16", "I8", "U8", "I64", "BOOL"])
+def test_weights_are_no_integers(folder: Path, dtype: str) -> None:
+    path = folder / "model.safetensors"
+    header, body = header_of(path)
+    entry = header["transformer.h.0.ln_1.weight"]
+    size = {"8": 1, "6": 2, "2": 4, "4": 8, "L": 1}[dtype[-1]]
+    entry.update(dtype=dtype, shape=[128 // size])
+    write_weights(path, header, body)
+    with pytest.raises(CorruptModel, match=rf"ln_1\.weight.*type {dtype}"):
+        check_model_folder(folder)
+
+
+def test_tables_may_be_of_any_type(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    header, body = header_of(path)
+    end = len(body)
+    header["transformer.h.0.attn.bias"] = {
+        "dtype": "BOOL",
+        "shape": [1, 1, 2, 2],
+        "data_offsets": [end, end + 4],
+    }
+    write_weights(path, header, body + bytes(4))
+    check_model_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "words"),
+    [
+        ("_orig_mod.", r"torch\.compile"),
+        ("module.", "several processes"),
+        ("module._orig_mod.", r"torch\.compile"),
+    ],
+)
+def test_names_of_wrappers_are_recognised(folder: Path, prefix: str, words: str) -> None:
+    path = folder / "model.safetensors"
+    header, body = header_of(path)
+    renamed = {n if n == "__metadata__" else prefix + n: entry for n, entry in header.items()}
+    write_weights(path, renamed, body)
+    with pytest.raises(CorruptModel, match=words) as caught:
+        check_model_folder(folder)
+    assert "models repair" in caught.value.cure
+
+
+def test_shards_without_their_index(folder: Path) -> None:
+    split(folder).unlink()
+    with pytest.raises(CorruptModel, match=r"shards.*no model\.safetensors\.index\.json"):
+        check_model_folder(folder)
+
+
+def test_an_index_without_metadata(folder: Path) -> None:
+    index = split(folder)
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_bytes())["weight_map"]}))
+    with pytest.raises(CorruptModel, match="metadata"):
+        check_model_folder(folder)
 
 
 def test_fault_37_an_index_that_leaves_the_folder(folder: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -27,3 +29,47 @@ def test_a_padded_embedding_has_tokens_without_text(tiny_gpt2: Path, tmp_path: P
     assert model.token_bytes(size + 3) == b""
     bias = ((size + 3, 1e4),)
     assert "".join(model.generate("Once", max_new_tokens=3, logit_bias=bias, seed=1)) == ""
+
+
+def test_contexts_that_no_config_states_are_those_of_transformers() -> None:
+    from transformers import CONFIG_MAPPING
+
+    from llmcli.models.config import context_size
+    from llmcli.models.language_model import DEFAULT_CONTEXTS
+
+    for kind, size in DEFAULT_CONTEXTS.items():
+        assert context_size(CONFIG_MAPPING[kind]().to_dict()) == size, kind
+
+
+@pytest.mark.parametrize(
+    ("files", "eos", "bos", "said"),
+    [
+        ({"config.json": {"eos_token_id": 10**6}}, (0,), 0, "10\\d* rows|100000"),
+        ({"config.json": {"eos_token_id": [None, 5, -1]}}, (5,), 0, ""),
+        ({"config.json": {"eos_token_id": -1, "bos_token_id": -1}}, (0,), 0, ""),
+        ({"config.json": {"eos_token_id": None, "bos_token_id": 99_999}}, (0,), 0, ""),
+        ({"generation_config.json": {"eos_token_id": [5, 99_999]}}, (5,), 0, "99999"),
+        ({"generation_config.json": {"eos_token_id": 99_999}}, (0,), 0, "99999"),
+        ({"generation_config.json": {"eos_token_id": []}}, (0,), 0, ""),
+    ],
+)
+def test_ids_of_configs_that_have_no_row(
+    tiny_gpt2: Path,
+    tmp_path: Path,
+    files: dict[str, dict[str, object]],
+    eos: tuple[int, ...],
+    bos: int,
+    said: str,
+) -> None:
+    folder = Path(shutil.copytree(tiny_gpt2, tmp_path / "model"))
+    for name, content in files.items():
+        old = json.loads((folder / name).read_bytes()) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps({**old, **content}))
+    if "generation_config.json" not in files:
+        (folder / "generation_config.json").unlink(missing_ok=True)
+    notices: list[str] = []
+    model = load(str(folder), device="cpu", notify=notices.append)
+    assert model.eos_ids == eos
+    assert model.tokenizer.bos_id == bos
+    assert bool(notices) == bool(said)
+    assert not said or re.search(said, notices[0])
