@@ -149,7 +149,8 @@ def _named(config: Mapping[str, Any]) -> Iterator[str]:
         if key.endswith("_token"):
             yield from _texts(value)
         elif key in ("extra_special_tokens", "additional_special_tokens"):
-            for each in value.values() if isinstance(value, dict) else value or ():
+            listed = list(value.values()) if isinstance(value, dict) else value
+            for each in listed if isinstance(listed, list) else ():
                 yield from _texts(each)
 
 

@@ -1,4 +1,4 @@
-"""Keeping off stderr what a panic of the native library prints there by itself.
+"""Keeping off stderr what the native library prints there by itself, above all in a panic.
 
 Its hook writes to the file descriptor before Python learns of the panic, from whatever thread.
 So the descriptor points to memory meanwhile; what others wrote there is passed on afterwards.
@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 __all__ = ["quiet_panics"]
 
 _STDERR = 2
-_PANIC = re.compile(
-    rb"\n?thread '[^\n]*panicked at .*?(?:note: run with `RUST_BACKTRACE[^\n]*\n|\Z)", re.DOTALL
+_OWN_WORDS = re.compile(
+    rb"\n?thread '[^\n]*panicked at .*?(?:note: run with `RUST_BACKTRACE[^\n]*\n|\Z)"
+    rb"|Ignored unknown kwarg option[^\n]*\n",
+    re.DOTALL,
 )
 
 
@@ -66,7 +68,7 @@ def _release() -> None:
     os.close(_held.saved)
     size = os.lseek(_held.memory, 0, os.SEEK_END)
     if size:
-        others = _PANIC.sub(b"", os.pread(_held.memory, size, 0))
+        others = _OWN_WORDS.sub(b"", os.pread(_held.memory, size, 0))
         with suppress(OSError):  # as if it had been written there at once
             os.write(_STDERR, others)
     os.close(_held.memory)
