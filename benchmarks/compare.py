@@ -57,9 +57,14 @@ def ours(folder: str, precision: str, batch: int) -> dict[str, float]:
     decoder = load(folder, precision=precision, device="cpu").decoder()
 
     def run(count: int, new: int) -> None:
-        logits = decoder.prefill([ids(count, row) for row in range(batch)])
+        slots = [decoder.open() for _ in range(batch)]
+        texts = [(slot, ids(count, row)) for row, slot in enumerate(slots)]
+        logits = decoder.append(texts, prompt=True)
         for _ in range(new - 1):
-            logits = decoder.step(logits.argmax(-1).tolist())
+            tokens = [[int(token)] for token in logits.argmax(-1)]
+            logits = decoder.append(list(zip(slots, tokens, strict=True)))
+        for slot in slots:
+            decoder.close(slot)
 
     weight = torch.ones(VOCAB, 768)
     seconds = best_seconds(lambda: weight.sum(), 10)

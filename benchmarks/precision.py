@@ -9,15 +9,16 @@ import argparse
 import math
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from llmcli.engine.decoder import Floats
+from llmcli.engine.sampling import log_sum_exp
 from llmcli.models.loader import load
 
 STEP = 16
 
 
-def window_logprobs(name: str, precision: str, windows: list[list[int]]) -> list[Tensor]:
+def window_logprobs(name: str, precision: str, windows: list[list[int]]) -> list[Floats]:
     """Log-probabilities [time - 1, vocab] that follow each window's tokens but the last.
 
     Read as text is decoded, a few tokens at a time: longer pieces are multiplied another way.
@@ -25,10 +26,11 @@ def window_logprobs(name: str, precision: str, windows: list[list[int]]) -> list
     decoder = load(name, precision=precision, device="cpu").decoder()
     found = []
     for window in windows:
-        decoder.prefill([window[:1]])
-        pieces = [window[start : start + STEP] for start in range(1, len(window), STEP)]
-        logits = torch.cat([decoder.extend([piece])[0] for piece in pieces])
-        found.append(logits.log_softmax(-1)[:-1])
+        slot = decoder.open()
+        pieces = [window[start : start + STEP] for start in range(0, len(window), STEP)]
+        logits = np.concatenate([decoder.append([(slot, each)], every=True) for each in pieces])
+        decoder.close(slot)
+        found.append(np.stack([row - np.float32(log_sum_exp(row)) for row in logits[1:-1]]))
     return found
 
 
@@ -51,9 +53,8 @@ def main() -> None:
         loss = divergence = same = 0.0
         found = window_logprobs(arguments.model, precision, windows)
         for ours, theirs, window in zip(found, exact, windows, strict=True):
-            targets = ours.new_tensor(window[2:]).long()[:, None]
-            loss -= float(ours.gather(1, targets).sum())
-            divergence += float((theirs.exp() * (theirs - ours)).sum())
+            loss -= float(ours[np.arange(len(ours)), window[2:]].sum(dtype=np.float64))
+            divergence += float((np.exp(theirs) * (theirs - ours)).sum(dtype=np.float64))
             same += float((ours.argmax(-1) == theirs.argmax(-1)).sum())
         print(
             f"{precision}: perplexity {math.exp(loss / count):.3f}, KL divergence "

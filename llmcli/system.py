@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,13 @@ from pathlib import Path
 def processor_name() -> str:
     """Return the processor's name as the system gives it."""
     return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def usable_processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

@@ -83,22 +83,20 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
             f"Measure {model.precision}.",
         )
     load_seconds = time.perf_counter() - start
-    import torch
-
     from llmcli.engine.benchmark import measure, memory_bandwidth
-    from llmcli.system import processor_name
+    from llmcli.system import processor_name, usable_processors
 
     rates = measure(decoder, new_tokens=job.new_tokens, repetitions=job.repetitions)
-    memory = peak_memory()
-    weight_bytes = getattr(decoder, "weight_bytes", None)
-    bandwidth = memory_bandwidth() if model.device == "cpu" else None
+    memory, on_cpu = peak_memory(), model.device == "cpu"
+    weight_bytes = decoder.weight_bytes
+    bandwidth = memory_bandwidth(job.threads or usable_processors()) if on_cpu else None
     record: dict[str, Any] = {
         "model": model.name,
         "precision": model.precision,
         "device": model.device,
         "processor": processor_name(),
-        "kernels": getattr(decoder, "kernels", "torch's operators"),
-        "threads": torch.get_num_threads(),
+        "kernels": decoder.kernels,
+        "threads": decoder.threads,
         "repetitions": job.repetitions,
         "load_seconds": load_seconds,
         "through_transformers": "import transformers" in model.timings,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.generate_run import Run
 from llmcli.engine.params import DraftStats, TokenEvent
-from llmcli.errors import BatchHadErrors, InvalidInput
+from llmcli.errors import BatchHadErrors
 from llmcli.io.records import Record, Source, json_records_at_hand
 
 if TYPE_CHECKING:
-    from llmcli.models.batch import Told
+    from llmcli.models.batch import Text, Told
 
 
 @dataclass
@@ -59,10 +59,10 @@ class BatchRun(Run):
             )
         return interrupted.set
 
-    def _texts(
-        self, interrupted: InterruptFlag
-    ) -> Iterator[tuple[Record, str | InvalidInput] | None]:
+    def _texts(self, interrupted: InterruptFlag) -> Iterator[Text[Record] | None]:
         """Yield the input's records with their texts; None where the next must be waited for."""
+        from llmcli.models.batch import Text
+
         found = json_records_at_hand(self.sources, text_field=self.options.field)
         while True:
             try:
@@ -77,8 +77,8 @@ class BatchRun(Run):
             if record is None:
                 yield None
                 continue
+            yield Text(key=record, number=self._seen, text=record.error or record.text)
             self._seen += 1
-            yield record, record.error or record.text
 
     def _records(self, told: Iterator[Told[Record]]) -> Iterator[dict[str, Any]]:
         """Yield a record for each continuation as it is finished, and for each error."""

@@ -118,15 +118,18 @@ class Run:
     def _token_record(self, event: TokenEvent) -> dict[str, Any]:
         assert event.token_id is not None  # only drawn tokens come here
         return {
-            **self._spelling(event.token_id),
+            **_spelling(event.token_id, event.token_bytes),
             "logprob": event.logprob,
             "sampled_logprob": event.sampled_logprob,
-            "top": [{**self._spelling(top.id), "logprob": top.logprob} for top in event.top],
+            "top": [
+                {**_spelling(top.id, self.model.token_bytes(top.id)), "logprob": top.logprob}
+                for top in event.top
+            ],
         }
 
-    def _spelling(self, token_id: int) -> dict[str, Any]:
-        data = self.model.token_bytes(token_id)
-        return {"id": token_id, "token": data.decode("utf-8", "replace"), "bytes": list(data)}
+
+def _spelling(token_id: int, data: bytes) -> dict[str, Any]:
+    return {"id": token_id, "token": data.decode("utf-8", "replace"), "bytes": list(data)}
 
 
 @dataclass

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from llmcli.engine.decoder import Decoder
 
@@ -58,28 +59,38 @@ def measure(
     """
     rates = []
     for length in sorted({min(each, decoder.n_positions) for each in prefill}):
-        seconds = _times(lambda n=length: _prefill(decoder, 1, n), repetitions, clock)  # type: ignore[misc]
+        seconds = _times(lambda n=length: _read(decoder, n), repetitions, clock)  # type: ignore[misc]
         rates.append(_rate("prefill", 1, length, 0, [length / each for each in seconds]))
     prompt = min(*prefill, decoder.n_positions // 2)
     new = min(new_tokens, decoder.n_positions - prompt)
     for batch in batches:
         speeds = []
         for repetition in range(repetitions + 1):
-            logits = _prefill(decoder, batch, prompt)
+            slots = [decoder.open() for _ in range(batch)]
+            prompts = [_prompt(decoder, prompt, row) for row in range(batch)]
+            texts = list(zip(slots, prompts, strict=True))
+            logits = decoder.append(texts, prompt=True)
             start = clock()
             for _ in range(new):
-                logits = decoder.step(logits.argmax(dim=-1).tolist())
+                tokens = [[int(token)] for token in logits.argmax(axis=-1)]
+                logits = decoder.append(list(zip(slots, tokens, strict=True)))
+            end = clock()
+            for slot in slots:
+                decoder.close(slot)
             if repetition:
-                speeds.append(batch * new / (clock() - start))
+                speeds.append(batch * new / (end - start))
         rates.append(_rate("decode", batch, prompt, new, speeds))
     return rates
 
 
-def _prefill(decoder: Decoder, batch: int, length: int) -> torch.Tensor:
-    vocab = decoder.vocab_size
-    return decoder.prefill(
-        [[(7919 * i + 31 * row + 11) % vocab for i in range(length)] for row in range(batch)]
-    )
+def _prompt(decoder: Decoder, length: int, row: int) -> list[int]:
+    return [(7919 * i + 31 * row + 11) % decoder.vocab_size for i in range(length)]
+
+
+def _read(decoder: Decoder, length: int) -> None:
+    slot = decoder.open()
+    decoder.append([(slot, _prompt(decoder, length, 0))], prompt=True)
+    decoder.close(slot)
 
 
 def _times(run: Callable[[], object], repetitions: int, clock: Callable[[], float]) -> list[float]:
@@ -103,11 +114,12 @@ def _rate(what: str, batch: int, prompt: int, new: int, speeds: list[float]) -> 
     )
 
 
-@torch.inference_mode()
-def memory_bandwidth(repetitions: int = 10) -> float:
-    """Bytes a second at which all threads together read 256 MB of float32; the best of some runs.
+def memory_bandwidth(threads: int, repetitions: int = 10) -> float:
+    """Bytes a second at which threads together read 256 MB of float32; the best of some runs.
 
     What a decoder that streams its weights once a token cannot go beyond.
     """
-    block = torch.ones(_BANDWIDTH_FLOATS)
-    return block.nbytes / min(_times(block.sum, repetitions, time.perf_counter))
+    parts = np.array_split(np.ones(_BANDWIDTH_FLOATS, np.float32), threads)
+    with ThreadPoolExecutor(threads) as pool:
+        seconds = _times(lambda: list(pool.map(np.max, parts)), repetitions, time.perf_counter)
+    return 4 * _BANDWIDTH_FLOATS / min(seconds)

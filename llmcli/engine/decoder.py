@@ -1,19 +1,22 @@
-"""What the generation loop asks of a model: the Decoder protocol."""
+"""What the scheduler asks of a model: the Decoder protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
 
 
 class Decoder(Protocol):
-    """A causal language model with a key/value cache over a batch of rows.
+    """A causal language model with slots: each holds the tokens of one text and what was made
+    of them.
 
-    Rows may have different lengths; position ``p`` of a row is always its ``p``-th token,
-    whatever its neighbours are. Logits are float32 on the decoder's device. No method changes
-    global torch state; all run under ``torch.inference_mode``.
+    Position ``p`` of a slot is its ``p``-th token, whatever the other slots hold. Logits are
+    float32.
     """
 
     @property
@@ -23,48 +26,74 @@ class Decoder(Protocol):
 
     @property
     def n_positions(self) -> int:
-        """The context: the most tokens a row can hold."""
+        """The context: the most tokens a slot can hold."""
         ...
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens in the cache, a number for each row; empty before the first prefill."""
+    def rows_alike(self) -> int | None:
+        """How many slots one call may serve with the very bits that each would have alone.
+
+        None is any number. Where it is not 1, it is also the same to the bit whether a text was
+        read at once, in pieces, or copied.
+        """
         ...
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Forget everything, read the prompts, return the logits after each one's last token.
+    @property
+    def weight_bytes(self) -> int | None:
+        """Bytes of weights that a step reads; None where that is not known."""
+        ...
+
+    @property
+    def kernels(self) -> str:
+        """What computes, in words."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """How many threads the latest step took."""
+        ...
+
+    def open(self) -> int:
+        """Take an empty slot; returns its number."""
+        ...
+
+    def close(self, slot: int) -> None:
+        """Give a slot and its memory back."""
+        ...
+
+    def length(self, slot: int) -> int:
+        """How many tokens a slot holds."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep a slot's first ``length`` tokens, forget the rest."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Make a slot hold the first ``length`` tokens of another, as if it had read them.
+
+        Returns:
+            How many it holds now; the caller appends the others.
+        """
+        ...
+
+    def append(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = False,
+        every: bool = False,
+    ) -> Floats:
+        """Append tokens to slots.
 
         Args:
-            prompts: Token ids, a row each, at least one token in each row.
+            texts: Slots, each at most once, and the tokens that each gets: one or more.
+            prompt: Whether the tokens are of prompts, not generated. A prompt may come in
+                pieces; all but the last are multiples of 64 tokens.
+            every: Whether logits after every token are wanted; else those after each slot's
+                last one.
 
         Returns:
-            Logits, shape [batch, vocab].
+            Logits, [tokens or slots, vocab], in the order given.
         """
-        ...
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append one token to each row.
-
-        Returns:
-            Logits after it, shape [batch, vocab].
-        """
-        ...
-
-    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append the same number of tokens to every row.
-
-        Args:
-            tokens: Shape [batch, time].
-
-        Returns:
-            Logits after each of them, shape [batch, time, vocab].
-        """
-        ...
-
-    def rollback(self, lengths: Sequence[int]) -> None:
-        """Keep the first ``lengths[row]`` tokens of each row, forget the rest."""
-        ...
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order; a row may be left out or repeated."""
         ...

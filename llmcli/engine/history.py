@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 
 class History:
@@ -44,18 +44,18 @@ class History:
             self._followers.setdefault(key, []).append(token)
 
     @property
-    def seen(self) -> Tensor:
-        """The distinct token ids of prompt and continuation, shape [distinct], int64."""
+    def seen(self) -> npt.NDArray[np.int64]:
+        """The distinct token ids of prompt and continuation, shape [distinct]."""
         return self._seen.ids
 
     @property
-    def generated(self) -> Tensor:
-        """The distinct token ids generated, shape [distinct], int64."""
+    def generated(self) -> npt.NDArray[np.int64]:
+        """The distinct token ids generated, shape [distinct]."""
         return self._generated.ids
 
     @property
-    def generated_counts(self) -> Tensor:
-        """How often each of :attr:`generated` was generated, shape [distinct], float32."""
+    def generated_counts(self) -> npt.NDArray[np.float32]:
+        """How often each of :attr:`generated` was generated, shape [distinct]."""
         return self._generated.counts
 
     def repeating(self) -> list[int]:
@@ -67,27 +67,27 @@ class History:
 
 
 class _Counts:
-    """Distinct ids and how often each came, as tensors that grow by doubling."""
+    """Distinct ids and how often each came, as arrays that grow by doubling."""
 
     def __init__(self) -> None:
         self._slots: dict[int, int] = {}
-        self._ids = torch.empty(64, dtype=torch.int64)
-        self._counts = torch.zeros(64, dtype=torch.float32)
+        self._ids = np.zeros(64, np.int64)
+        self._counts = np.zeros(64, np.float32)
 
     def add(self, token: int) -> None:
         slot = self._slots.get(token)
         if slot is None:
             slot = self._slots[token] = len(self._slots)
             if slot == len(self._ids):
-                self._ids = torch.cat([self._ids, torch.empty_like(self._ids)])
-                self._counts = torch.cat([self._counts, torch.zeros_like(self._counts)])
+                self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
             self._ids[slot] = token
         self._counts[slot] += 1
 
     @property
-    def ids(self) -> Tensor:
+    def ids(self) -> npt.NDArray[np.int64]:
         return self._ids[: len(self._slots)]
 
     @property
-    def counts(self) -> Tensor:
+    def counts(self) -> npt.NDArray[np.float32]:
         return self._counts[: len(self._slots)]

@@ -11,7 +11,6 @@ from llmcli.errors import InvalidInput
 
 FinishReason = Literal["eos", "stop", "length", "context", "interrupted"]
 Overflow = Literal["error", "left", "middle", "slide"]
-Draft = str
 
 MAX_SEED = 2**63 - 1
 
@@ -145,6 +144,7 @@ class TokenEvent:
             joined, are the continuation. Empty while a character or a possible stop string is
             incomplete.
         token_id: The token drawn; None on an event that only ends the sequence.
+        token_bytes: The exact bytes it stands for; empty without a token.
         logprob: Natural log of the model's own probability of the token.
         sampled_logprob: Natural log of its probability in the distribution drawn from.
         top: The most likely tokens at this position by the model's own distribution.
@@ -156,6 +156,7 @@ class TokenEvent:
     index: int
     text: str
     token_id: int | None = None
+    token_bytes: bytes = b""
     logprob: float | None = None
     sampled_logprob: float | None = None
     top: tuple[TopToken, ...] = ()

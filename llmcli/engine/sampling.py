@@ -7,17 +7,17 @@ what is filtered out is -inf.
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from llmcli.engine.decoder import Floats
 from llmcli.engine.history import History
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.params import SamplingParams, TopToken
+from llmcli.engine.transcript import Chosen, Transcript
+from llmcli.errors import InvalidInput, NumericalError
 
 # Up to this many logits are sorted whole.
 _SORTED_WHOLE = 2048
@@ -25,45 +25,103 @@ _SORTED_WHOLE = 2048
 _BIN_BITS = 17
 # Sums over a vocabulary are taken over blocks of this many.
 _BLOCK = 256
+_LIMITS = np.finfo(np.float32)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: with 50,257 logits more of them only wait for each other.
+# -- numbers --------------------------------------------------------------------------------
 
-    They would also spin for milliseconds afterwards, in the way of the next step's threads; and
-    with one thread a sum does not depend on how many there are.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities of logits [vocab]; summed in float64."""
+    weights: Floats = np.exp(logits - logits.max())
+    weights /= np.float32(weights.sum(dtype=np.float64))
+    return weights
+
+
+def log_sum_exp(logits: Floats) -> float:
+    """The natural log of the sum of exponentials of logits [vocab]."""
+    highest = float(logits.max())
+    return highest + math.log(float(np.exp(logits - np.float32(highest)).sum(dtype=np.float64)))
+
+
+def entropy(logits: Floats) -> float:
+    """Entropy in nats of the softmax of logits [vocab]; what is -inf adds nothing."""
+    shifted = (logits - logits.max()).astype(np.float64)
+    weights = np.exp(shifted)
+    total = float(weights.sum())
+    left = weights > 0
+    return math.log(total) - float((weights[left] * shifted[left]).sum()) / total
+
+
+def top_tokens(logits: Floats, count: int) -> tuple[TopToken, ...]:
+    """Return the ``count`` most likely tokens of logits [vocab], best first, lowest id first."""
+    count = min(count, len(logits))
+    if not count:
+        return ()
+    total = log_sum_exp(logits)
+    best = _largest(logits, count)
+    return tuple(TopToken(int(i), float(logits[i]) - total) for i in best)
+
+
+def _largest(values: Floats, count: int) -> Any:
+    """Indices of the ``count`` largest values, largest first, of equals the lowest index."""
+    if count < len(values):
+        border = values[np.argpartition(values, -count)[-count:]].min()
+        found = np.flatnonzero(values >= border)
+    else:
+        found = np.arange(len(values))
+    return found[np.argsort(-values[found], kind="stable")][:count]
+
+
+def check_logits(logits: Floats, position: int) -> None:
+    """Raise NumericalError if logits [vocab] hold NaN or +inf, or nothing but -inf."""
+    # max() is NaN as soon as one logit is, so one number tells.
+    if not math.isfinite(logits.max()):
+        raise NumericalError(
+            f"The model's logits after token {position} are NaN or infinite.",
+            "Its weights are damaged, or the precision is too low: try --precision float32.",
+        )
+
+
+def check_shaped(shaped: Floats) -> None:
+    """Raise InvalidInput if penalties left no token in logits [vocab], or drove one to infinity."""
+    highest = float(shaped.max())
+    if highest == -math.inf:
+        raise InvalidInput(
+            "The settings forbid every token.", "Loosen --logit-bias or --no-repeat-ngram-size."
+        )
+    if not math.isfinite(highest):
+        raise InvalidInput(
+            "The settings drive a logit to infinity.",
+            "Use a bias and penalties nearer to 0 (and a repetition penalty nearer to 1).",
+        )
+
+
+# -- penalties ------------------------------------------------------------------------------
 
 
 def penalize(
-    logits: Tensor, params: SamplingParams, history: History, *, eos_ids: Iterable[int] = ()
-) -> Tensor:
+    logits: Floats, params: SamplingParams, history: History, *, eos_ids: Iterable[int] = ()
+) -> Floats:
     """Apply what depends on the text so far; the given logits are left as they are.
 
     In order: logit_bias, repetition_penalty (Keskar et al. 2019, arXiv:1909.05858),
     presence and frequency penalties on what was generated, no_repeat_ngram_size, and
     min_new_tokens, which forbids ``eos_ids``.
     """
-    logits = logits.clone()
-    for token, bias in params.logit_bias:
-        logits[token] += bias
-    if params.repetition_penalty != 1.0 and len(seen := history.seen):
-        values = logits[seen]
-        factor = params.repetition_penalty
-        logits[seen] = torch.where(values < 0, values * factor, values / factor)
-    if params.presence_penalty or params.frequency_penalty:
-        taken = params.presence_penalty + params.frequency_penalty * history.generated_counts
-        logits[history.generated] -= taken.to(logits.device)
+    logits = logits.copy()
+    with np.errstate(all="ignore"):  # told by check_shaped()
+        for token, bias in params.logit_bias:
+            logits[token] += np.float32(bias)
+        if params.repetition_penalty != 1.0 and len(seen := history.seen):
+            values = logits[seen]
+            factor = np.float32(params.repetition_penalty)
+            logits[seen] = np.where(values < 0, values * factor, values / factor)
+        if params.presence_penalty or params.frequency_penalty:
+            counts = history.generated_counts
+            logits[history.generated] -= np.float32(params.presence_penalty) + (
+                np.float32(params.frequency_penalty) * counts
+            )
     if params.no_repeat_ngram_size and (repeating := history.repeating()):
         logits[repeating] = -math.inf
     if params.ignore_eos or history.generated_count < params.min_new_tokens:
@@ -72,60 +130,68 @@ def penalize(
     return logits
 
 
-def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+# -- filters --------------------------------------------------------------------------------
+
+
+def apply_temperature(logits: Floats, temperature: float) -> Floats:
     """Divide the logits by a temperature above 0.
 
     The highest logit is taken from all of them first, which changes no probability, so that the
     smallest temperature ends in the most likely token and the largest in a uniform draw, never
     in infinities.
     """
-    limits = torch.finfo(logits.dtype)
-    return (logits - logits.max()) / min(max(temperature, limits.tiny), limits.max)
+    divisor = np.float32(min(max(temperature, float(_LIMITS.tiny)), float(_LIMITS.max)))
+    with np.errstate(over="ignore"):
+        scaled: Floats = (logits - logits.max()) / divisor
+    return scaled
 
 
-def filter_top_k(logits: Tensor, top_k: int) -> Tensor:
+def filter_top_k(logits: Floats, top_k: int) -> Floats:
     """Keep the ``top_k`` highest logits (and what ties with the last of them)."""
-    if top_k >= logits.shape[-1]:
+    if top_k >= len(logits):
         return logits
-    return _keep_from(logits, torch.topk(logits, top_k).values[-1])
+    return _keep_from(logits, np.partition(logits, -top_k)[-top_k])
 
 
-def _keep_from(logits: Tensor, lowest: Tensor) -> Tensor:
-    """Keep logits of at least ``lowest``, a single number; ten times as fast as a mask."""
-    below = torch.nextafter(lowest, lowest.new_tensor(-math.inf)).item()
-    return torch.threshold(logits, below, -math.inf)
+def _keep_from(logits: Floats, lowest: Any) -> Floats:
+    """Keep logits of at least ``lowest``, a single number."""
+    kept: Floats = np.where(logits >= lowest, logits, np.float32(-math.inf))
+    return kept
 
 
-def filter_top_p(logits: Tensor, top_p: float) -> Tensor:
+def filter_top_p(logits: Floats, top_p: float) -> Floats:
     """Keep the fewest most likely tokens whose probabilities add up to ``top_p``.
 
     Nucleus sampling (Holtzman et al. 2019, arXiv:1904.09751), over the whole distribution.
     """
     if len(logits) > _SORTED_WHOLE:
         return _filter_top_p_of_many(logits, top_p)
-    values, order = torch.sort(logits, descending=False)
-    removed = values.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
+    order = np.argsort(logits, kind="stable")
+    removed = np.cumsum(softmax(logits)[order], dtype=np.float64) <= 1 - top_p
     removed[-1] = False
-    return logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -math.inf)
+    filtered = logits.copy()
+    filtered[order[removed]] = -math.inf
+    return filtered
 
 
-def _filter_top_p_of_many(logits: Tensor, top_p: float) -> Tensor:
+def _filter_top_p_of_many(logits: Floats, top_p: float) -> Floats:
     """The same without sorting all: only where the border between kept and removed runs.
 
     The bits of a float that is not negative are in its order, so their upper ones part the
     probabilities into bins of a 64th of an octave, counted in one pass. Bins that add up to at
     most 1 - top_p go whole, and the next one is sorted as above.
     """
-    probs = logits.softmax(dim=-1)
-    bins = probs.view(torch.int32) >> _BIN_BITS
-    mass = torch.bincount(bins, weights=probs.double()).cumsum(dim=0)
+    probs = softmax(logits)
+    bins = probs.view(np.int32) >> _BIN_BITS
+    mass = np.bincount(bins, weights=probs).cumsum()
     removable = 1 - top_p
     last = len(mass) - 1
-    border = min(int(torch.searchsorted(mass, removable, right=True)), last)
-    between = (bins == border).nonzero()[:, 0]
-    values, order = torch.sort(probs[between], stable=True)
+    border = min(int(np.searchsorted(mass, removable, side="right")), last)
+    between = np.flatnonzero(bins == border)
+    order = np.argsort(probs[between], kind="stable")
+    values = probs[between[order]]
     below = mass[border - 1] if border else 0.0
-    cut = int((values.cumsum(dim=-1, dtype=torch.float64) + below <= removable).sum())
+    cut = int((values.cumsum(dtype=np.float64) + below <= removable).sum())
     if border == last:
         cut = min(cut, len(values) - 1)
     if cut == len(values):  # the sums, in another order, differ in their last bits
@@ -136,32 +202,32 @@ def _filter_top_p_of_many(logits: Tensor, top_p: float) -> Tensor:
     return filtered
 
 
-def filter_min_p(logits: Tensor, min_p: float) -> Tensor:
+def filter_min_p(logits: Floats, min_p: float) -> Floats:
     """Keep tokens at least ``min_p`` times as likely as the most likely one.
 
     Nguyen et al. 2024, arXiv:2407.01082. A ratio of probabilities is a difference of logits,
     so nothing needs to be normalised.
     """
-    return _keep_from(logits, logits.max() + math.log(min_p))
+    return _keep_from(logits, logits.max() + np.float32(math.log(min_p)))
 
 
-def filter_typical_p(logits: Tensor, typical_p: float) -> Tensor:
+def filter_typical_p(logits: Floats, typical_p: float) -> Floats:
     """Keep the tokens whose surprisal is nearest to the entropy, up to a mass of ``typical_p``.
 
     Locally typical sampling (Meister et al. 2022, arXiv:2202.00666).
     """
-    logprobs = torch.log_softmax(logits, dim=-1)
-    entropy = -(logprobs.exp() * logprobs).nansum()
-    distance, order = torch.sort((-logprobs - entropy).abs())
-    mass = logits[order].softmax(dim=-1).cumsum(dim=-1)
-    last = int((mass < typical_p).sum())
-    removed = distance > distance[min(last, len(distance) - 1)]
-    return logits.masked_fill(torch.zeros_like(removed).scatter(0, order, removed), -math.inf)
+    surprisal = np.float32(log_sum_exp(logits)) - logits
+    distance = np.abs(surprisal - np.float32(entropy(logits)))
+    order = np.argsort(distance, kind="stable")
+    mass = np.cumsum(softmax(logits)[order], dtype=np.float64)
+    last = min(int((mass < typical_p).sum()), len(mass) - 1)
+    kept: Floats = np.where(distance > distance[order[last]], np.float32(-math.inf), logits)
+    return kept
 
 
-def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Tensor], Tensor]]]:
+def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Floats], Floats]]]:
     """Return the filters that are on, in transformers' order: name, value, function."""
-    steps: list[tuple[str, float, bool, Callable[[Tensor, Any], Tensor]]] = [
+    steps: list[tuple[str, float, bool, Callable[[Floats, Any], Floats]]] = [
         ("temperature", params.temperature, params.temperature not in (0, 1), apply_temperature),
         ("top_k", params.top_k, params.top_k > 0, filter_top_k),
         ("top_p", params.top_p, params.top_p < 1, filter_top_p),
@@ -173,68 +239,132 @@ def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Ten
     ]
 
 
-def _bound(function: Callable[[Tensor, Any], Tensor], value: float) -> Callable[[Tensor], Tensor]:
+def _bound(function: Callable[[Floats, Any], Floats], value: float) -> Callable[[Floats], Floats]:
     return lambda logits: function(logits, value)
 
 
-def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+def filter_logits(logits: Floats, params: SamplingParams) -> Floats:
     """Apply temperature, top-k, top-p, min-p and typical-p, in transformers' order."""
     for _, _, apply in filter_steps(params):
         logits = apply(logits)
     return logits
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> int:
+# -- the draw -------------------------------------------------------------------------------
+
+
+def uniform(seed: int, record: int, index: int, position: int) -> float:
+    """The random number in [0, 1) that one token of one sequence of one record is drawn with.
+
+    Philox4x64-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a function
+    of the key and the counter, so a token's number depends on nothing that was drawn before it,
+    and the same token has the same number whether it is drawn, proposed or drawn again.
+
+    Args:
+        seed: What was asked for; the key.
+        record: Which record of the whole job.
+        index: Which of the record's sequences.
+        position: Which token of the continuation, from 0.
+    """
+    generator = np.random.Philox(
+        key=np.array([seed, 0], np.uint64),
+        counter=np.array([position, index, record, 0], np.uint64),
+    )
+    return (int(generator.random_raw()) >> 11) * 2.0**-53
+
+
+def draw(logits: Floats, number: float) -> int:
     """Draw a token from the softmax of ``logits`` by inverting its distribution function.
 
-    One uniform number a draw: the same seed takes the same path whatever torch's own
-    multinomial does from version to version.
+    Args:
+        logits: [vocab].
+        number: In [0, 1).
     """
-    return draw_index(logits.softmax(dim=-1), generator)
+    return draw_index(softmax(logits), number)
 
 
-def draw_index(weights: Tensor, generator: torch.Generator) -> int:
+def draw_index(weights: Floats, number: float) -> int:
     """Draw an index with a probability in proportion to weights [n], which are not negative.
 
     Summed in float64, by blocks: only the block that the number falls into is walked through.
     """
     main = len(weights) // _BLOCK * _BLOCK
-    sums = weights[:main].view(-1, _BLOCK).sum(dim=1, dtype=torch.float64)
-    rest = weights[main:].sum(dtype=torch.float64)
-    cumulative = torch.cat([sums, rest[None]]).cumsum(dim=0)
-    uniform = torch.rand((), generator=generator, dtype=torch.float64).to(weights.device)
-    target = uniform * cumulative[-1]
-    # right=True: what has probability 0 has an empty interval and is never drawn.
-    block = min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)
+    sums = weights[:main].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    cumulative = np.append(sums, weights[main:].sum(dtype=np.float64)).cumsum()
+    target = number * cumulative[-1]
+    # side="right": what has probability 0 has an empty interval and is never drawn.
+    block = min(int(np.searchsorted(cumulative, target, side="right")), len(cumulative) - 1)
     start = block * _BLOCK
-    inside = weights[start : start + _BLOCK].to(torch.float64).cumsum(dim=0)
+    inside = weights[start : start + _BLOCK].cumsum(dtype=np.float64)
     if block:
         inside += cumulative[block - 1]
-    index = start + int(torch.searchsorted(inside, target, right=True))
+    index = start + int(np.searchsorted(inside, target, side="right"))
     if index < min(start + _BLOCK, len(weights)) and weights[index] > 0:
         return index
     # Rounding put the number on a block's very end: the last index that can be drawn up to it.
-    return int(weights[: start + _BLOCK].nonzero()[-1])
+    return int(np.flatnonzero(weights[: start + _BLOCK])[-1])
 
 
-def most_likely(logits: Tensor) -> int:
-    """Return the index of the highest of logits [n], the first where there are several.
+def most_likely(logits: Floats) -> int:
+    """Return the index of the highest of logits [n], the first where there are several."""
+    return int(logits.argmax())
 
-    By blocks: torch's argmax takes nine times as long as its max.
+
+def derive_seed(seed: int, record: int) -> int:
+    """A seed for one record, for what takes a seed alone; the first record's is the seed given."""
+    if not record:
+        return seed
+    generator = np.random.Philox(
+        key=np.array([seed, 1], np.uint64), counter=np.array([0, 0, record, 0], np.uint64)
+    )
+    return int(generator.random_raw()) >> 1
+
+
+# -- choosing a token -----------------------------------------------------------------------
+
+
+def choose(logits: Floats, transcript: Transcript, number: Callable[[int], float]) -> Chosen:
+    """Pick the next token from raw logits [vocab].
+
+    Args:
+        logits: The model's own.
+        transcript: The text so far and its settings.
+        number: The random number in [0, 1) for the token at a position of the continuation.
+
+    Raises:
+        NumericalError: the logits are NaN or infinite.
+        InvalidInput: the settings forbid every token.
     """
-    main = len(logits) // _BLOCK * _BLOCK
-    if not main:
-        return int(logits.argmax())
-    block = int(logits[:main].view(-1, _BLOCK).amax(dim=1).argmax())
-    start = block * _BLOCK
-    index = start + int(logits[start : start + _BLOCK].argmax())
-    if main < len(logits):
-        last = main + int(logits[main:].argmax())
-        return last if logits[last] > logits[index] else index
-    return index
+    params = transcript.params
+    check_logits(logits, len(transcript.context))
+    shaped = shape_logits(logits, transcript)
+    if params.greedy:
+        token = most_likely(shaped)
+    else:
+        token = draw(shaped, number(transcript.history.generated_count))
+    if params.logprobs is None:
+        return Chosen(token=token)
+    return Chosen(
+        token=token,
+        logprob=float(logits[token]) - log_sum_exp(logits),
+        # Greedy decoding draws from a distribution with one token in it.
+        sampled_logprob=0.0 if params.greedy else float(shaped[token]) - log_sum_exp(shaped),
+        top=top_tokens(logits, params.logprobs),
+    )
 
 
-def derive_seed(seed: int, *indices: int) -> int:
-    """Return the seed of one sequence of one record, so that neither depends on its neighbours."""
-    text = ":".join(map(str, (seed, *indices)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+def shape_logits(logits: Floats, transcript: Transcript) -> Floats:
+    """Return the logits [vocab] that are drawn from; greedy leaves the filters out.
+
+    Raises:
+        InvalidInput: the settings forbid every token.
+    """
+    prompt, params = transcript.prompt, transcript.params
+    shaped = penalize(logits, params, transcript.history, eos_ids=transcript.eos_ids)
+    if prompt.healing_ids and not transcript.history.generated_count:
+        allowed = np.full_like(shaped, -np.inf)
+        beginning = np.array(prompt.healing_ids)
+        allowed[beginning] = shaped[beginning]
+        shaped = allowed
+    check_shaped(shaped)
+    return shaped if params.greedy else filter_logits(shaped, params)

@@ -1,9 +1,10 @@
 """Speculative decoding that changes no token: a draft proposes, the model reads it all at once.
 
 Every token is chosen as without a draft, from the model's own logits and with the same random
-number (see :func:`llmcli.engine.generation.choose`); a proposal only lets logits be there before
+number (see :func:`llmcli.engine.sampling.choose`); a proposal only lets logits be there before
 they are asked for. So the text for a seed is the same with and without a draft, greedy or
-sampled, up to the last bits in which reading several tokens at once differs from reading one.
+sampled (on decoders that are not ours up to the last bits in which reading several tokens at
+once differs from reading one).
 
 Reading k + 1 tokens costs less than k + 1 steps because the weights are streamed once. For the
 idea: Leviathan et al. 2023 (arXiv:2211.17192); for the look-up draft: Saxena 2023, "Prompt
@@ -16,12 +17,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from llmcli.engine.decoder import Decoder
+from llmcli.engine.decoder import Decoder, Floats
 from llmcli.engine.params import DraftStats, SamplingParams
-from llmcli.engine.sampling import draw, filter_logits, most_likely, one_thread
+from llmcli.engine.sampling import draw, filter_logits, most_likely
 
 # The most tokens that are proposed at once.
 LONGEST = 8
@@ -38,7 +36,7 @@ class Draft(Protocol):
         count: int,
         *,
         params: SamplingParams,
-        generator: torch.Generator,
+        numbers: Callable[[int], float],
     ) -> list[int]:
         """Return up to ``count`` tokens that may follow the context.
 
@@ -46,7 +44,7 @@ class Draft(Protocol):
             context: Token ids so far.
             count: How many, at least one.
             params: How the model's own tokens are drawn.
-            generator: A copy of the generator that they are drawn with.
+            numbers: The random numbers that the next tokens are drawn with, from 0.
         """
         ...
 
@@ -70,7 +68,7 @@ class NgramDraft:
         count: int,
         *,
         params: SamplingParams,
-        generator: torch.Generator,
+        numbers: Callable[[int], float],
     ) -> list[int]:
         """Return what followed an earlier place; empty where there is none."""
         self._read(context)
@@ -102,6 +100,7 @@ class ModelDraft:
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
+        self._slot = decoder.open()
         self._ids: list[int] = []
 
     def propose(
@@ -110,7 +109,7 @@ class ModelDraft:
         count: int,
         *,
         params: SamplingParams,
-        generator: torch.Generator,
+        numbers: Callable[[int], float],
     ) -> list[int]:
         """Return the faster model's continuation; empty where its context is full."""
         count = min(count, self._decoder.n_positions - len(context))
@@ -119,18 +118,17 @@ class ModelDraft:
         logits = self._catch_up(context)
         proposed: list[int] = []
         while True:
-            with one_thread():
-                if params.greedy:
-                    token = most_likely(logits)
-                else:
-                    token = draw(filter_logits(logits, params), generator)
+            if params.greedy:
+                token = most_likely(logits)
+            else:
+                token = draw(filter_logits(logits, params), numbers(len(proposed)))
             proposed.append(token)
             if len(proposed) == count:
                 return proposed
             self._ids.append(token)
-            logits = self._decoder.step([token])[0]
+            logits = self._decoder.append([(self._slot, [token])])[0]
 
-    def _catch_up(self, context: Sequence[int]) -> Tensor:
+    def _catch_up(self, context: Sequence[int]) -> Floats:
         """Bring the cache to the context; logits [vocab] after it."""
         common = 0
         for ours, theirs in zip(self._ids, context[:-1], strict=False):
@@ -138,10 +136,10 @@ class ModelDraft:
                 break
             common += 1
         self._ids = list(context)
-        if not common:
-            return self._decoder.prefill([list(context)])[0]
-        self._decoder.rollback([common])
-        return self._decoder.extend([context[common:]])[0, -1]
+        self._decoder.truncate(self._slot, common)
+        texts = [(self._slot, context[common:])]
+        logits: Floats = self._decoder.append(texts, prompt=not common)[0]
+        return logits
 
 
 class Speculation:
@@ -152,36 +150,39 @@ class Speculation:
     have lost is held within a small part of the time that plain steps would have taken.
 
     Args:
-        decoder: The model, with the sequence's prompt in its cache.
+        decoder: The model.
+        slot: Where the sequence's prompt is.
         draft: What proposes.
         params: How tokens are drawn.
-        generator: The sequence's; only copied.
+        number: The random number that the token at a position of the continuation is drawn with.
         stats: Counted up.
     """
 
     def __init__(
         self,
         decoder: Decoder,
+        slot: int,
         draft: Draft,
         params: SamplingParams,
-        generator: torch.Generator,
+        number: Callable[[int], float],
         stats: DraftStats,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._decoder = decoder
+        self._slot = slot
         self._draft = draft
         self._params = params
-        self._generator = generator
+        self._number = number
         self._stats = stats
         self._clock = clock
-        self._ahead: list[tuple[int, Tensor]] = []
+        self._ahead: list[tuple[int, Floats]] = []
         self._step_seconds: float | None = None
         self._tokens = 0
         self._balance = 0.0
         self._count = 4.0
 
-    def advance(self, context: Sequence[int], room: int) -> Tensor:
+    def advance(self, context: Sequence[int], room: int) -> Floats:
         """Return logits [vocab] after ``context``, whose last token the decoder has not seen.
 
         Args:
@@ -198,28 +199,32 @@ class Speculation:
         if self._ahead:
             self._count = max(self._count / 2, 1.0)
             self.forget()
-            self._decoder.rollback([len(context) - 1])
+            self._decoder.truncate(self._slot, len(context) - 1)
         start = self._clock()
         count = min(int(self._count), room, self._decoder.n_positions - len(context))
         proposed = self._propose(context, count) if count > 0 and self._affordable() else []
         if not proposed:
-            logits = self._decoder.step([token])[0]
+            logits: Floats = self._decoder.append([(self._slot, [token])])[0]
             self._note_step(self._clock() - start)
             return logits
         self._stats.proposed += len(proposed)
-        rows = self._decoder.extend([[token, *proposed]])[0]
+        rows = self._decoder.append([(self._slot, [token, *proposed])], every=True)
         self._balance += (self._step_seconds or 0.0) - (self._clock() - start)
         self._ahead = list(zip(proposed, rows[1:], strict=True))
-        return rows[0]
+        first: Floats = rows[0]
+        return first
 
     def forget(self) -> None:
         """Drop what was read ahead, as when the context slides."""
         self._ahead = []
 
     def _propose(self, context: Sequence[int], count: int) -> list[int]:
-        copy = torch.Generator()
-        copy.set_state(self._generator.get_state())
-        return self._draft.propose(context, count, params=self._params, generator=copy)
+        drawn = self._tokens
+
+        def numbers(position: int) -> float:
+            return self._number(drawn + position)
+
+        return self._draft.propose(context, count, params=self._params, numbers=numbers)
 
     def _affordable(self) -> bool:
         """Whether a proposal that fails would leave the loss within its bounds."""

@@ -142,6 +142,7 @@ class Transcript:
         return replace(
             event,
             token_id=chosen.token,
+            token_bytes=self._token_bytes(chosen.token),
             logprob=chosen.logprob,
             sampled_logprob=chosen.sampled_logprob,
             top=chosen.top,

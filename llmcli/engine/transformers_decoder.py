@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llmcli.engine.generation import check_logits
+from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams
+from llmcli.engine.sampling import check_logits
 
 # Prompts are read in pieces of this many tokens, so that memory does not grow with the square
 # of the prompt and an interrupt is noticed in between.
@@ -21,18 +24,23 @@ PREFILL_TOKENS = 512
 class TransformersDecoder:
     """Decodes with ``module(input_ids, past_key_values=...)``; see the Decoder protocol.
 
-    Rows of different lengths are decoded one model call each: exact for every architecture,
-    where padding is not (not every model takes position ids or masks).
+    Slots are decoded one model call each: exact for every architecture, where padding is not
+    (not every model takes position ids or masks).
 
     Args:
         module: A transformers causal language model in eval mode.
-        n_positions: The context; the most tokens a row can hold.
+        n_positions: The context; the most tokens a slot can hold.
     """
+
+    rows_alike: int | None = 1
+    weight_bytes: int | None = None
+    kernels = "torch's operators"
 
     def __init__(self, module: Any, *, n_positions: int) -> None:
         self._module = module
         self._n_positions = n_positions
-        self._rows: list[_Row] = []
+        self._slots: dict[int, _Slot] = {}
+        self._next = 0
         self._keeps_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
 
     @property
@@ -46,78 +54,89 @@ class TransformersDecoder:
         return self._n_positions
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens in the cache, a number for each row."""
-        return tuple(len(row.ids) for row in self._rows)
+    def threads(self) -> int:
+        """How many threads torch takes."""
+        return torch.get_num_threads()
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Read the prompts afresh; logits [batch, vocab]."""
-        self._rows = [_Row([], None) for _ in prompts]
-        return torch.cat(
-            [self._read(row, ids)[:, -1] for row, ids in zip(self._rows, prompts, strict=True)]
+    def open(self) -> int:
+        """Take an empty slot."""
+        slot, self._next = self._next, self._next + 1
+        self._slots[slot] = _Slot()
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Give a slot back."""
+        del self._slots[slot]
+
+    def length(self, slot: int) -> int:
+        """How many tokens a slot holds."""
+        return len(self._slots[slot].ids)
+
+    def truncate(self, slot: int, length: int) -> None:
+        """Keep a slot's first ``length`` tokens."""
+        held = self._slots[slot]
+        del held.ids[length:]
+        held.cut()
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        """Make a slot hold the first ``length`` tokens of another."""
+        from_ = self._slots[source]
+        self._slots[target] = _Slot(from_.ids[:length], copy.deepcopy(from_.cache), from_.read)
+        self._slots[target].cut()
+        return length
+
+    def append(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = False,
+        every: bool = False,
+    ) -> Floats:
+        """Append tokens to slots; logits [tokens or slots, vocab]."""
+        return np.concatenate(
+            [self._read(self._slots[slot], ids, every=every) for slot, ids in texts]
         )
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Append a token to each row; logits [batch, vocab]."""
-        return torch.cat(
-            [self._read(row, [token])[:, -1] for row, token in zip(self._rows, tokens, strict=True)]
-        )
-
-    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Append tokens to each row; logits [batch, time, vocab]."""
-        pairs = zip(self._rows, tokens, strict=True)
-        return torch.cat([self._read(row, ids, keep_all=True) for row, ids in pairs])
-
-    def rollback(self, lengths: Sequence[int]) -> None:
-        """Keep the first ``lengths[row]`` tokens of each row."""
-        for row, length in zip(self._rows, lengths, strict=True):
-            if length == len(row.ids):
-                continue
-            kept = row.ids[:length]
-            if row.cache is not None and _can_crop(row.cache) and length:
-                row.cache.crop(length)
-                row.ids = kept
-            else:  # a sliding or recurrent cache cannot go back: read the rest again
-                row.ids, row.cache = [], None
-                if kept:
-                    self._read(row, kept)
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows, in this order."""
-        import copy
-
-        taken: set[int] = set()
-        selected = []
-        for index in rows:
-            row = self._rows[index]
-            selected.append(copy.deepcopy(row) if index in taken else row)
-            taken.add(index)
-        self._rows = selected
 
     @torch.inference_mode()
-    def _read(self, row: _Row, ids: Sequence[int], *, keep_all: bool = False) -> Tensor:
-        """Append ids to a row; float32 logits [1, time, vocab] (time 1 unless ``keep_all``)."""
+    def _read(self, slot: _Slot, ids: Sequence[int], *, every: bool) -> Floats:
+        """Append ids to a slot; float32 logits [time, vocab] (time 1 unless ``every``)."""
+        slot.ids += ids
         kept: list[Tensor] = []
-        for start in range(0, len(ids), PREFILL_TOKENS):
-            piece = list(ids[start : start + PREFILL_TOKENS])
-            options = {"logits_to_keep": 1} if self._keeps_logits and not keep_all else {}
+        wanted = len(ids) if every else 1
+        while slot.read < len(slot.ids):
+            piece = slot.ids[slot.read : slot.read + PREFILL_TOKENS]
+            options = {"logits_to_keep": 1} if self._keeps_logits and not every else {}
             output = self._module(
                 torch.tensor([piece], device=self._module.device),
-                past_key_values=row.cache,
+                past_key_values=slot.cache,
                 use_cache=True,
                 **options,
             )
-            row.cache = output.past_key_values
-            row.ids = [*row.ids, *piece]
-            logits = output.logits.float()
-            kept = [*kept, logits] if keep_all else [logits[:, -1:]]
-        return torch.cat(kept, dim=1)
+            slot.cache = output.past_key_values
+            slot.read += len(piece)
+            kept = [*kept, output.logits[0]] if every else [output.logits[0, -1:]]
+        logits = torch.cat(kept)[-wanted:].float().cpu().numpy()
+        return cast("Floats", logits)
 
 
-class _Row:
-    def __init__(self, ids: list[int], cache: Any) -> None:
-        self.ids = ids
+class _Slot:
+    """A text: its tokens, and the cache of those that were read."""
+
+    def __init__(self, ids: Sequence[int] = (), cache: Any = None, read: int = 0) -> None:
+        self.ids = list(ids)
         self.cache = cache
+        self.read = read
+
+    def cut(self) -> None:
+        """Bring the cache back to the tokens; one that cannot go back is read anew."""
+        excess = self.read - len(self.ids)
+        if excess <= 0:
+            return
+        if self.ids and _can_crop(self.cache):
+            self.cache.crop(-excess)
+            self.read = len(self.ids)
+        else:
+            self.cache, self.read = None, 0
 
 
 def _can_crop(cache: Any) -> bool:
@@ -217,5 +236,5 @@ def _own_settings_only(module: Any) -> Iterator[None]:
 
 def _check_beams(ids: Tensor, scores: Tensor) -> Tensor:
     """A logits processor that changes nothing: scores [beams, vocab] must be numbers."""
-    check_logits(scores.max(dim=-1).values, ids.shape[1])
+    check_logits(scores.max(dim=-1).values.cpu().numpy(), ids.shape[1])
     return scores

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
-from llmcli.errors import InvalidInput, UnsupportedModel
+from llmcli.engine.params import DraftStats, Overflow, SamplingParams, TokenEvent
+from llmcli.errors import ContextOverflow, InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
-    from llmcli.engine.decoder import Decoder
     from llmcli.engine.speculative import Draft
     from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
@@ -132,11 +131,67 @@ def encode_prompt(
     """
     tokenizer = model.tokenizer
     ids = tokenizer.ids(text, special=special)
+    rows = model.config.get("vocab_size")
+    if special == "allow" and isinstance(rows, int) and max(ids, default=0) >= rows:
+        token = tokenizer.token_string(max(ids))
+        raise InvalidInput(
+            f"{model.name} has no row for the special token {token!r}.", "Leave it out of the text."
+        )
     if bos and tokenizer.bos_id is None:
         raise UnsupportedModel(f"{model.name} has no begin-of-text token.", "Leave out --bos.")
     if tokenizer.bos_id is not None and (bos or (ids and tokenizer.adds_bos)):
         ids = [tokenizer.bos_id, *ids]
     return ids
+
+
+def fit_prompt(
+    ids: Sequence[int],
+    *,
+    n_positions: int,
+    max_new_tokens: int | None,
+    overflow: Overflow,
+    room: int = 1,
+) -> tuple[list[int], int]:
+    """Cut a prompt that leaves no room in the context.
+
+    ``error`` and ``slide`` need room for ``room`` tokens; ``left`` and ``middle`` make room for
+    all that was asked for (half the context where that is the whole of it or more).
+
+    Returns:
+        The ids that remain, and how many were dropped.
+
+    Raises:
+        InvalidInput: the prompt is empty.
+        ContextOverflow: it does not fit, under ``error``.
+    """
+    ids = list(ids)
+    if not ids:
+        raise InvalidInput(
+            "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
+        )
+    if overflow == "error":
+        if len(ids) > n_positions - room:
+            share = ", one of them for the continuation" if room else ""
+            raise ContextOverflow(
+                f"The prompt has {len(ids)} tokens; the context holds {n_positions}{share}.",
+                "Shorten it, or pass --overflow left, middle or slide.",
+            )
+        return ids, 0
+    if overflow == "slide":
+        limit = n_positions - room
+        keep = limit if len(ids) <= limit else max(1, n_positions // 2)
+    elif not room:
+        keep = n_positions
+    elif max_new_tokens is None or max_new_tokens >= n_positions:
+        keep = n_positions - n_positions // 2
+    else:
+        keep = n_positions - max_new_tokens
+    if len(ids) <= keep:
+        return ids, 0
+    if overflow == "middle" and keep > 1:
+        tail = keep - keep // 2
+        return ids[: keep // 2] + ids[-tail:], len(ids) - keep
+    return ids[-keep:], len(ids) - keep
 
 
 def prepare_prompt(
@@ -155,7 +210,6 @@ def prepare_prompt(
     Raises:
         InvalidInput: the prompt is empty or does not fit.
     """
-    from llmcli.engine.generation import fit_prompt
     from llmcli.engine.transcript import Prompt
 
     kept, dropped = fit_prompt(
@@ -192,53 +246,48 @@ def continue_text(
     draft_stats: DraftStats | None = None,
     batch_size: int = 1,
     record: int = 0,
-    decoder: Decoder | None = None,
 ) -> Continuation:
     """Encode a text, cut it to the context, load the model, and be ready to continue.
 
-    ``num_return_sequences`` are decoded ``batch_size`` at a time where that can be done (see
-    :func:`llmcli.models.batch.group_size`). ``record`` is the text's place among
-    others, of which the seeds of its sequences are made; ``decoder`` is one of the model's that
-    may be used.
+    ``num_return_sequences`` are decoded ``batch_size`` at a time where that is exact (see
+    :func:`llmcli.models.batch.slots_for`). ``record`` is the text's place among others, of which
+    the random numbers of its sequences are made.
 
     Raises:
         InvalidInput: the text is empty or does not fit; settings that exclude each other.
         ModelError: the model cannot be loaded.
     """
-    from llmcli.engine.batching import generate_sequences
-    from llmcli.engine.generation import generate
-    from llmcli.models.batch import group_size
+    from llmcli.engine.scheduler import generate
+    from llmcli.models.batch import slots_for
 
     ids = encode_prompt(model, text, bos=bos, special=special)
     prompt = prepare_prompt(model, ids, params, heal=heal)
-    common: Any = {
-        "token_bytes": model.token_bytes,
-        "eos_ids": model.eos_ids,
-        "record": record,
-        "should_stop": should_stop,
-    }
     if params.num_beams > 1:
         if prompt.healing_ids:
             raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
         events = _beam_events(model, model.module, prompt, _of_record(params, record), should_stop)
-        return Continuation(
-            prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events
-        )
-    decoder = decoder or model.decoder()
-    several = params.num_return_sequences > 1
-    size = group_size(model, decoder, params, draft, batch_size) if several else 1
-    if size > 1:
-        events = generate_sequences(decoder, prompt, params, batch_size=size, **common)
     else:
-        events = generate(decoder, prompt, params, draft=draft, draft_stats=draft_stats, **common)
+        decoder = model.decoder()
+        events = generate(
+            decoder,
+            prompt,
+            params,
+            token_bytes=model.token_bytes,
+            eos_ids=model.eos_ids,
+            record=record,
+            batch_size=slots_for(model, decoder, params, draft, batch_size),
+            should_stop=should_stop,
+            draft=draft,
+            draft_stats=draft_stats,
+        )
     return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
 
 
 def _of_record(params: SamplingParams, record: int) -> SamplingParams:
-    """Settings for a search that knows of one seed only; the first record's is the seed given."""
+    """Settings for a search that knows of one seed only."""
     from llmcli.engine.sampling import derive_seed
 
-    return replace(params, seed=derive_seed(params.seed or 0, record)) if record else params
+    return replace(params, seed=derive_seed(params.seed or 0, record))
 
 
 def _beam_events(

@@ -205,18 +205,16 @@ class LanguageModel:
         with self.timed("import torch"):
             from llmcli.engine.gpt2 import GPT2Decoder
             from llmcli.engine.gpt2_weights import supports
+            from llmcli.engine.row_slots import RowSlots
 
         if supports(self.config) and self.device == "cpu":
-            return GPT2Decoder(self._gpt2_weights)
+            weights = self._gpt2_weights
+            return RowSlots(lambda: GPT2Decoder(weights))
         if self.precision in ("int8", "int4"):
             raise UnsupportedModel(
                 f"{self.name}: precision {self.precision} is for GPT-2 models on a processor.",
                 "Use --precision bfloat16, or --device cpu.",
             )
-        if supports(self.config) and self.device == "cuda":
-            from llmcli.engine.gpt2_static import StaticGPT2Decoder
-
-            return StaticGPT2Decoder(self._gpt2_weights)
         from llmcli.engine.transformers_decoder import TransformersDecoder
 
         return TransformersDecoder(self.module, n_positions=self.n_positions)

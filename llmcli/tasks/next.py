@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from llmcli.engine.decoder import Decoder
-from llmcli.engine.generation import check_logits, check_shaped
+from llmcli.engine.decoder import Decoder, Floats
 from llmcli.engine.history import History
 from llmcli.engine.params import SamplingParams
-from llmcli.engine.sampling import filter_steps, penalize
+from llmcli.engine.sampling import (
+    check_logits,
+    check_shaped,
+    entropy,
+    filter_steps,
+    log_sum_exp,
+    most_likely,
+    penalize,
+    softmax,
+    top_tokens,
+)
 from llmcli.engine.transcript import Prompt
 
 
@@ -66,7 +74,6 @@ class NextToken:
     filters: tuple[FilterEffect, ...]
 
 
-@torch.inference_mode()
 def next_token(
     decoder: Decoder,
     prompt: Prompt,
@@ -88,44 +95,44 @@ def next_token(
         NumericalError: the logits are NaN or infinite.
         InvalidInput: the settings forbid every token.
     """
-    logits = decoder.prefill([prompt.ids])[0]
+    slot = decoder.open()
+    try:
+        logits = decoder.append([(slot, prompt.ids)], prompt=True)[0]
+    finally:
+        decoder.close(slot)
     check_logits(logits, len(prompt.ids))
-    logprobs = torch.log_softmax(logits, dim=-1)
     history = History(prompt.ids, ngram_size=params.no_repeat_ngram_size)
     shaped = penalize(logits, params, history, eos_ids=eos_ids)
     check_shaped(shaped)
     effects = []
-    if not torch.equal(shaped, logits):
+    if not np.array_equal(shaped, logits):
         effects.append(_effect("penalties", None, logits, shaped))
     for name, value, apply in filter_steps(params):
         before, shaped = shaped, apply(shaped)
         effects.append(_effect(name, value, before, shaped))
     if params.greedy:
-        before, best = shaped, shaped.argmax()
-        shaped = torch.full_like(before, -math.inf)
+        before, best = shaped, most_likely(shaped)
+        shaped = np.full_like(before, -math.inf)
         shaped[best] = before[best]
         effects.append(_effect("temperature", 0.0, before, shaped))
-    sampled = torch.log_softmax(shaped, dim=-1)
-    values, ids = torch.topk(logprobs, min(count, len(logprobs)))
+    total = log_sum_exp(shaped)
     candidates = tuple(
-        Candidate(id=i, logprob=v, sampled_logprob=s if s > -math.inf else None)
-        for i, v, s in zip(ids.tolist(), values.tolist(), sampled[ids].tolist(), strict=True)
+        Candidate(
+            id=each.id,
+            logprob=each.logprob,
+            sampled_logprob=float(kept) - total if (kept := shaped[each.id]) > -math.inf else None,
+        )
+        for each in top_tokens(logits, count)
     )
-    return NextToken(candidates=candidates, entropy=_entropy(logits), filters=tuple(effects))
+    return NextToken(candidates=candidates, entropy=entropy(logits), filters=tuple(effects))
 
 
-def _effect(name: str, value: float | None, before: Tensor, after: Tensor) -> FilterEffect:
+def _effect(name: str, value: float | None, before: Floats, after: Floats) -> FilterEffect:
     left = after > -math.inf
     return FilterEffect(
         name=name,
         value=value,
         kept=int(left.sum()),
-        mass=float(before.softmax(dim=-1)[left].sum()),
-        entropy=_entropy(after),
+        mass=float(softmax(before)[left].sum(dtype=np.float64)),
+        entropy=entropy(after),
     )
-
-
-def _entropy(logits: Tensor) -> float:
-    """Entropy in nats of the softmax of logits [vocab]; what is -inf adds nothing."""
-    logprobs = torch.log_softmax(logits, dim=-1)
-    return float(-(logprobs.exp() * logprobs).nansum())

@@ -9,42 +9,33 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import RunLlmcli
-from torch import Tensor
+from toy_decoder import ToyDecoder
 
 from llmcli.engine.benchmark import measure, memory_bandwidth
+from llmcli.engine.decoder import Floats
 
 
-class _Clockwork:
+class _Clockwork(ToyDecoder):
     """A decoder that takes a second for each prompt token and two for each step."""
 
-    vocab_size, n_positions = 11, 600
-    lengths: tuple[int, ...] = ()
-
     def __init__(self, n_positions: int = 600) -> None:
+        super().__init__(11, n_positions)
         self.now = 0.0
-        self.n_positions = n_positions
-        self.calls: list[tuple[int, int]] = []
+        self.prompts: list[tuple[int, int]] = []
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        self.calls.append((len(prompts), len(prompts[0])))
-        assert all(0 <= token < self.vocab_size for row in prompts for token in row)
-        self.now += len(prompts[0])
-        return torch.zeros(len(prompts), self.vocab_size)
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        self.now += 2
-        return torch.zeros(len(tokens), self.vocab_size)
-
-    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        raise NotImplementedError
-
-    def rollback(self, lengths: Sequence[int]) -> None:
-        raise NotImplementedError
-
-    def select(self, rows: Sequence[int]) -> None:
-        raise NotImplementedError
+    def append(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = False,
+        every: bool = False,
+    ) -> Floats:
+        length = len(texts[0][1])
+        if prompt:
+            self.prompts.append((len(texts), length))
+        self.now += length if prompt else 2
+        return super().append(texts, prompt=prompt, every=every)
 
 
 def test_rates_are_tokens_by_seconds() -> None:
@@ -57,7 +48,8 @@ def test_rates_are_tokens_by_seconds() -> None:
         ("decode", 1, 32, 10): (0.5, 0.0),
         ("decode", 8, 32, 10): (4.0, 0.0),
     }
-    assert decoder.calls == [(1, 32)] * 3 + [(1, 512)] * 3 + [(1, 32)] * 3 + [(8, 32)] * 3
+    assert not decoder.opened
+    assert decoder.prompts == [(1, 32)] * 3 + [(1, 512)] * 3 + [(1, 32)] * 3 + [(8, 32)] * 3
 
 
 def test_lengths_are_cut_to_the_context() -> None:
@@ -71,7 +63,7 @@ def test_lengths_are_cut_to_the_context() -> None:
 
 
 def test_bandwidth_is_a_plausible_number() -> None:
-    assert 1e8 < memory_bandwidth(repetitions=1) < 1e13
+    assert 1e8 < memory_bandwidth(2, repetitions=1) < 1e13
 
 
 def test_json_and_csv(run_llmcli: RunLlmcli, tiny_gpt2: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -14,6 +15,7 @@ from transformers import LogitsProcessorList
 from transformers.generation import logits_process as hf
 
 from llmcli.engine import sampling
+from llmcli.engine.decoder import Floats
 from llmcli.engine.history import History
 from llmcli.engine.params import SamplingParams
 
@@ -25,10 +27,21 @@ TOKENS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30)
 EXAMPLES = settings(max_examples=150, deadline=None)
 
 
-def assert_same(ours: Tensor, theirs: Tensor) -> None:
-    """The same tokens are left, and they have the same probabilities."""
-    assert torch.equal(ours == -math.inf, theirs == -math.inf)
-    torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1), rtol=1e-5, atol=1e-7)
+def floats(values: Any) -> Floats:
+    return np.array(values, np.float32)
+
+
+def assert_same(kept: Floats, theirs: Tensor, row: Tensor) -> None:
+    """The same tokens are left, and they have the same probabilities.
+
+    Which of equal logits go at a cut is up to a sort, so equal ones count as one.
+    """
+    ours = torch.from_numpy(kept)
+    assert (ours > -math.inf).sum() == (theirs > -math.inf).sum()
+    left = [{*row[each > -math.inf].tolist()} for each in (ours, theirs)]
+    assert left[0] == left[1]
+    probabilities = [each.softmax(-1).sort().values for each in (ours, theirs)]
+    torch.testing.assert_close(*probabilities, rtol=1e-5, atol=1e-7)
 
 
 def run_processors(processors: list[Any], logits: Tensor, ids: list[int]) -> Tensor:
@@ -76,10 +89,11 @@ def test_penalties_agree(
         logit_bias=tuple(bias.items()),
         min_new_tokens=min_new_tokens,
     )
-    ours = sampling.penalize(row, params, history, eos_ids=eos)
+    given = floats(logits)
+    ours = sampling.penalize(given, params, history, eos_ids=eos)
     theirs = run_processors(processors, row, prompt + generated)
-    assert torch.equal(ours, theirs)
-    assert row.tolist() == logits, "the logits given were changed"
+    assert torch.equal(torch.from_numpy(ours), theirs)
+    assert given.tolist() == logits, "the logits given were changed"
 
 
 @EXAMPLES
@@ -97,7 +111,7 @@ def test_presence_and_frequency_follow_their_formula(
     for token in generated:
         history.append(token)
     params = SamplingParams(presence_penalty=presence, frequency_penalty=frequency)
-    ours = sampling.penalize(torch.tensor(logits), params, history)
+    ours = sampling.penalize(floats(logits), params, history)
     for token, logit in enumerate(logits):
         count = generated.count(token)
         expected = logit - count * frequency - (count > 0) * presence
@@ -139,7 +153,8 @@ def test_filters_agree(
     # A filter cuts at a sum or a difference; where a token lies within rounding of the cut,
     # both sides of it are right, and there is nothing to compare.
     assume(_clear_of_cuts(row, processors))
-    assert_same(sampling.filter_logits(row, params), run_processors(processors, row, [0]))
+    ours = sampling.filter_logits(floats(logits), params)
+    assert_same(ours, run_processors(processors, row, [0]), row)
 
 
 def _clear_of_cuts(row: Tensor, processors: list[Any]) -> bool:
@@ -159,18 +174,18 @@ def _clear_of_cuts(row: Tensor, processors: list[Any]) -> bool:
 @given(logits=LOGITS, temperature=st.floats(min_value=0, exclude_min=True, allow_infinity=False))
 @EXAMPLES
 def test_no_temperature_makes_nan(logits: list[float], temperature: float) -> None:
-    row = torch.tensor(logits)
+    row = floats(logits)
     row[0] = -math.inf
     shaped = sampling.apply_temperature(row, temperature)
-    assert not shaped.isnan().any()
+    assert not np.isnan(shaped).any()
     assert shaped.max() == 0
     assert shaped[0] == -math.inf
     assert shaped.argmax() == row.argmax()
 
 
 def test_the_smallest_temperature_is_greedy() -> None:
-    shaped = sampling.apply_temperature(torch.tensor([1.0, 1.5, -3.0]), 5e-324)
-    assert shaped.softmax(-1).tolist() == [0, 1, 0]
+    shaped = sampling.apply_temperature(floats([1.0, 1.5, -3.0]), 5e-324)
+    assert sampling.softmax(shaped).tolist() == [0, 1, 0]
 
 
 def test_steps_that_are_off_are_left_out() -> None:
@@ -182,57 +197,79 @@ def test_steps_that_are_off_are_left_out() -> None:
 
 def test_ignore_eos_forbids_it_for_ever() -> None:
     params = SamplingParams(ignore_eos=True)
-    shaped = sampling.penalize(torch.zeros(5), params, History([1]), eos_ids=[2, 4])
+    shaped = sampling.penalize(floats([0] * 5), params, History([1]), eos_ids=[2, 4])
     assert shaped.tolist() == [0, 0, -math.inf, 0, -math.inf]
 
 
-def _counts(logits: Tensor, draws: int) -> list[int]:
-    generator = torch.Generator().manual_seed(11)
+def _counts(logits: Floats, draws: int) -> list[int]:
     counts = [0] * len(logits)
-    for _ in range(draws):
-        counts[sampling.draw(logits, generator)] += 1
+    for position in range(draws):
+        counts[sampling.draw(logits, sampling.uniform(11, 0, 0, position))] += 1
     return counts
 
 
 def test_draw_follows_the_distribution() -> None:
     """Pearson's chi-square over 12 tokens; 31.26 is the 0.999 quantile for 11 degrees."""
-    generator = torch.Generator().manual_seed(5)
-    logits = torch.randn(12, generator=generator)
+    logits = np.random.default_rng(5).standard_normal(12, np.float32)
     draws = 20_000
     counts = _counts(logits, draws)
-    expected = (logits.softmax(-1) * draws).tolist()
+    expected = (sampling.softmax(logits) * draws).tolist()
     chi_square = sum((o - e) ** 2 / e for o, e in zip(counts, expected, strict=True))
     assert chi_square < 31.26
 
 
 def test_draw_never_takes_what_was_filtered_out() -> None:
-    logits = torch.tensor([-math.inf, 0.0, -math.inf, -math.inf, 1.0, -math.inf])
+    logits = floats([-math.inf, 0.0, -math.inf, -math.inf, 1.0, -math.inf])
     counts = _counts(logits, 2000)
     assert counts[0] == counts[2] == counts[3] == counts[5] == 0
     assert counts[1]
     assert counts[4]
 
 
-def test_draw_takes_one_uniform_number() -> None:
-    """So that a seed means the same path for every size of the vocabulary."""
-    generator = torch.Generator().manual_seed(3)
-    sampling.draw(torch.zeros(1000), generator)
-    other = torch.Generator().manual_seed(3)
-    torch.rand((), generator=other, dtype=torch.float64)
-    assert torch.rand((), generator=generator) == torch.rand((), generator=other)
+KEYS = st.tuples(
+    st.integers(0, 2**63 - 1), st.integers(0, 2**40), st.integers(0, 1000), st.integers(0, 10**6)
+)
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.integers(0, 1000))
+@given(one=KEYS, other=KEYS)
 @EXAMPLES
-def test_seeds_differ_by_record_and_sequence(seed: int, record: int, index: int) -> None:
-    derived = sampling.derive_seed(seed, record, index)
+def test_a_number_is_a_function_of_its_place(
+    one: tuple[int, int, int, int], other: tuple[int, int, int, int]
+) -> None:
+    number = sampling.uniform(*one)
+    assert 0 <= number < 1
+    assert number == sampling.uniform(*one)
+    assert (number == sampling.uniform(*other)) == (one == other)
+
+
+def test_numbers_are_philoxs() -> None:
+    """Philox4x64-10, written out (Salmon et al. 2011, section 4.3)."""
+    seed, record, index, position = 7, 3, 2, 11
+    key = [seed, 0]
+    # numpy adds one to the counter before it makes the first block.
+    counter = [position + 1, index, record, 0]
+    mask = 2**64 - 1
+    for _ in range(10):
+        first = counter[0] * 0xD2E7470EE14C6C93
+        second = counter[2] * 0xCA5A826395121157
+        counter = [
+            (second >> 64) ^ counter[1] ^ key[0],
+            second & mask,
+            (first >> 64) ^ counter[3] ^ key[1],
+            first & mask,
+        ]
+        key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
+    assert sampling.uniform(seed, record, index, position) == (counter[0] >> 11) * 2.0**-53
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(1, 1000))
+@EXAMPLES
+def test_seeds_differ_by_record(seed: int, record: int) -> None:
+    derived = sampling.derive_seed(seed, record)
     assert 0 <= derived < 2**63
-    assert derived == sampling.derive_seed(seed, record, index)
-    others = {
-        sampling.derive_seed(seed, record + 1, index),
-        sampling.derive_seed(seed, record, index + 1),
-        sampling.derive_seed(seed ^ 1, record, index),
-    }
+    assert derived == sampling.derive_seed(seed, record)
+    assert sampling.derive_seed(seed, 0) == seed
+    others = {sampling.derive_seed(seed, record + 1), sampling.derive_seed(seed ^ 1, record)}
     assert derived not in others
 
 
@@ -250,7 +287,7 @@ def test_top_p_of_a_large_vocabulary(
     logits = torch.randn(size, generator=torch.Generator().manual_seed(seed)) * spread
     if levels is not None:  # many ties
         logits = (logits * levels).round() / levels
-    ours = sampling.filter_top_p(logits, top_p)
+    ours = torch.from_numpy(sampling.filter_top_p(logits.numpy(), top_p))
     theirs = run_processors([hf.TopPLogitsWarper(top_p)], logits, [0])
     border = ours[ours > -math.inf].min()
     probs = logits.double().softmax(-1)
@@ -266,10 +303,10 @@ def test_top_p_of_a_large_vocabulary(
 
 
 def test_top_p_keeps_the_most_likely_token_of_a_large_vocabulary() -> None:
-    logits = torch.zeros(3000)
+    logits = np.zeros(3000, np.float32)
     logits[77] = 50.0
     filtered = sampling.filter_top_p(logits, 0.01)
-    assert (filtered > -math.inf).nonzero().tolist() == [[77]]
+    assert np.flatnonzero(filtered > -math.inf).tolist() == [77]
 
 
 @settings(max_examples=60, deadline=None)
@@ -279,14 +316,16 @@ def test_top_p_keeps_the_most_likely_token_of_a_large_vocabulary() -> None:
     sparse=st.booleans(),
 )
 def test_draw_inverts_the_distribution_function(seed: int, size: int, sparse: bool) -> None:
-    weights = torch.rand(size, generator=torch.Generator().manual_seed(seed))
+    random = np.random.default_rng(seed)
+    weights = random.random(size, np.float32)
     if sparse:
-        weights[torch.rand(size, generator=torch.Generator().manual_seed(seed + 1)) < 0.9] = 0
+        weights[random.random(size) < 0.9] = 0
         weights[seed % size] = 1.0
-    uniform = torch.rand((), generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    cumulative = weights.double().cumsum(0)
-    expected = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
-    assert sampling.draw_index(weights, torch.Generator().manual_seed(9)) == expected
+    number = random.random()
+    cumulative = weights.cumsum(dtype=np.float64)
+    expected = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
+    assert sampling.draw_index(weights, number) == expected
+    assert weights[sampling.draw_index(weights, 1 - 2.0**-53)] > 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -295,5 +334,8 @@ def test_draw_inverts_the_distribution_function(seed: int, size: int, sparse: bo
     size=st.sampled_from([1, 255, 256, 257, 1025]),
 )
 def test_most_likely_is_the_first_highest(values: list[int], size: int) -> None:
-    logits = torch.tensor((values * (size // len(values) + 1))[:size], dtype=torch.float32)
-    assert sampling.most_likely(logits) == int(logits.argmax())
+    logits = floats((values * (size // len(values) + 1))[:size])
+    assert sampling.most_likely(logits) == logits.tolist().index(max(logits.tolist()))
+    count = min(5, size)
+    ranked = sorted(range(size), key=lambda i: (-logits[i], i))[:count]
+    assert [top.id for top in sampling.top_tokens(logits, count)] == ranked

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
-import transformers
-from torch import Tensor
+from toy_decoder import ToyDecoder
 
-from llmcli.engine.generation import generate
-from llmcli.engine.gpt2 import GPT2Decoder
-from llmcli.engine.gpt2_weights import GPT2Weights
+from llmcli.engine.decoder import Floats
 from llmcli.engine.params import DraftStats, SamplingParams
-from llmcli.engine.sampling import filter_logits
+from llmcli.engine.sampling import filter_logits, softmax
+from llmcli.engine.scheduler import generate
 from llmcli.engine.speculative import (
     LONGEST,
     Draft,
@@ -29,22 +27,8 @@ from llmcli.engine.transcript import Prompt
 VOCAB = 24
 
 
-def _weights(seed: int, vocab: int = VOCAB) -> GPT2Weights:
-    config: Any = transformers.GPT2Config(
-        n_layer=2, n_embd=32, n_head=4, n_positions=96, vocab_size=vocab
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module: Any = transformers.GPT2LMHeadModel(config)
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.25)
-        module.tie_weights()
-        return GPT2Weights.from_module(module)
-
-
-@pytest.fixture(scope="module")
-def weights() -> GPT2Weights:
-    return _weights(5)
+def _model(seed: int) -> ToyDecoder:
+    return ToyDecoder(VOCAB, 96, seed=seed)
 
 
 class Scripted:
@@ -59,24 +43,22 @@ class Scripted:
         count: int,
         *,
         params: SamplingParams,
-        generator: torch.Generator,
+        numbers: Callable[[int], float],
     ) -> list[int]:
         return [(context[-1] + self.offset * (i + 1)) % VOCAB for i in range(count)]
 
 
-def _drafts(weights: GPT2Weights) -> Iterator[Draft]:
+def _drafts() -> Iterator[Draft]:
     yield NgramDraft()
     yield NgramDraft(longest=1, shortest=1)
     yield Scripted(1)
-    yield ModelDraft(GPT2Decoder(weights))
-    yield ModelDraft(GPT2Decoder(_weights(6)))
+    yield ModelDraft(_model(5))
+    yield ModelDraft(_model(6))
 
 
-def _tokens(
-    weights: GPT2Weights, params: SamplingParams, draft: Draft | None, **options: Any
-) -> list[int | None]:
+def _tokens(params: SamplingParams, draft: Draft | None, **options: Any) -> list[int | None]:
     events = generate(
-        GPT2Decoder(weights),
+        _model(5),
         Prompt(ids=(1, 2, 3, 1, 2)),
         params,
         token_bytes=lambda token: bytes([97 + token]),
@@ -105,24 +87,20 @@ def always_propose(monkeypatch: pytest.MonkeyPatch) -> None:
         SamplingParams(seed=5, max_new_tokens=None),
     ],
 )
-def test_the_same_tokens_with_and_without_a_draft(
-    weights: GPT2Weights, params: SamplingParams
-) -> None:
-    expected = _tokens(weights, params, None)
-    for draft in _drafts(weights):
+def test_the_same_tokens_with_and_without_a_draft(params: SamplingParams) -> None:
+    expected = _tokens(params, None)
+    for draft in _drafts():
         stats = DraftStats()
-        assert _tokens(weights, params, draft, draft_stats=stats) == expected
+        assert _tokens(params, draft, draft_stats=stats) == expected
         assert stats.accepted <= stats.proposed
 
 
 @pytest.mark.usefixtures("always_propose")
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_the_model_as_its_own_draft_is_always_right(
-    weights: GPT2Weights, temperature: float
-) -> None:
+def test_the_model_as_its_own_draft_is_always_right(temperature: float) -> None:
     stats = DraftStats()
     params = SamplingParams(temperature=temperature, seed=7, max_new_tokens=80)
-    _tokens(weights, params, ModelDraft(GPT2Decoder(weights)), draft_stats=stats)
+    _tokens(params, ModelDraft(_model(5)), draft_stats=stats)
     assert stats.accepted >= 60
     # What is left over at the end was never asked for.
     assert stats.proposed - stats.accepted <= LONGEST
@@ -130,14 +108,14 @@ def test_the_model_as_its_own_draft_is_always_right(
 
 @pytest.mark.usefixtures("always_propose")
 @pytest.mark.parametrize("draft_seed", [5, 6])
-def test_sampled_text_has_the_models_distribution(weights: GPT2Weights, draft_seed: int) -> None:
+def test_sampled_text_has_the_models_distribution(draft_seed: int) -> None:
     """Chi-square over pairs of tokens: the second and third after the prompt."""
     draws = 900
     params = SamplingParams(temperature=0.9, top_k=3, max_new_tokens=3)
     prompt = [1, 2, 3]
     counts: Counter[tuple[int, ...]] = Counter()
-    draft = ModelDraft(GPT2Decoder(_weights(draft_seed)))
-    decoder = GPT2Decoder(weights)
+    draft = ModelDraft(_model(draft_seed))
+    decoder = _model(5)
     for record in range(draws):
         events = generate(
             decoder,
@@ -167,13 +145,13 @@ def test_sampled_text_has_the_models_distribution(weights: GPT2Weights, draft_se
 
 
 def _paths(
-    decoder: GPT2Decoder, params: SamplingParams, prompt: list[int], length: int
+    decoder: ToyDecoder, params: SamplingParams, prompt: list[int], length: int
 ) -> Iterator[tuple[tuple[int, ...], float]]:
     """Every continuation of a length and its probability, computed without the loop."""
     if length == 0:
         yield (), 1.0
         return
-    probs = filter_logits(decoder.prefill([prompt])[0], params).softmax(-1).tolist()
+    probs = softmax(filter_logits(decoder.logits(prompt), params)).tolist()
     for token, probability in enumerate(probs):
         if probability > 0:
             for rest, more in _paths(decoder, params, [*prompt, token], length - 1):
@@ -181,9 +159,7 @@ def _paths(
 
 
 def _propose(draft: Draft, context: list[int], count: int) -> list[int]:
-    return draft.propose(
-        context, count, params=SamplingParams(), generator=torch.Generator().manual_seed(0)
-    )
+    return draft.propose(context, count, params=SamplingParams(), numbers=lambda position: 0.5)
 
 
 def test_ngram_looks_up_the_latest_longest_match() -> None:
@@ -202,36 +178,32 @@ def test_ngram_starts_anew_with_another_text() -> None:
     assert _propose(draft, [5, 6, 1, 2, 5, 6], 2) == [1, 2]
 
 
-def test_a_model_draft_with_a_full_context_is_silent(weights: GPT2Weights) -> None:
-    draft = ModelDraft(GPT2Decoder(weights))
+def test_a_model_draft_with_a_full_context_is_silent() -> None:
+    draft = ModelDraft(_model(5))
     assert len(_propose(draft, [1] * 95, 4)) == 1
     assert _propose(draft, [1] * 96, 4) == []
     assert _propose(draft, [1] * 500, 4) == []
 
 
-class _TimedDecoder:
+class _TimedDecoder(ToyDecoder):
     """A decoder in which a step takes one second, reading several tokens ``slow``."""
 
-    vocab_size, n_positions, lengths = VOCAB, 10**6, (1,)
-
     def __init__(self, slow: float) -> None:
+        super().__init__(VOCAB, 10**6)
         self.now, self._slow = 0.0, slow
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        return torch.zeros(1, VOCAB)
+    def append(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = False,
+        every: bool = False,
+    ) -> Floats:
+        ((_, ids),) = texts
+        self.now += self._slow if every else 1.0
+        return np.zeros((len(ids), VOCAB), np.float32)
 
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        self.now += 1.0
-        return torch.zeros(1, VOCAB)
-
-    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        self.now += self._slow
-        return torch.zeros(1, len(tokens[0]), VOCAB)
-
-    def rollback(self, lengths: Sequence[int]) -> None:
-        pass
-
-    def select(self, rows: Sequence[int]) -> None:
+    def truncate(self, slot: int, length: int) -> None:
         pass
 
 
@@ -242,9 +214,15 @@ def test_the_loss_is_bounded(slow: float, hits: float) -> None:
     draft = Scripted(1)
     stats = DraftStats()
     speculation = Speculation(
-        decoder, draft, SamplingParams(), torch.Generator(), stats, clock=lambda: decoder.now
+        decoder,
+        decoder.open(),
+        draft,
+        SamplingParams(),
+        lambda position: 0.5,
+        stats,
+        clock=lambda: decoder.now,
     )
-    lucky = torch.rand(1000, generator=torch.Generator().manual_seed(1)) < hits
+    lucky = np.random.default_rng(1).random(1000) < hits
     context = [0]
     for hit in lucky.tolist():
         context.append((context[-1] + (1 if hit else 7)) % VOCAB)

@@ -405,8 +405,9 @@ CASES = [(name, family) for name, each in VARIANTS.items() for family in each.fa
 
 def ours(model: LanguageModel, ids: list[int]) -> Tensor:
     decoder = model.decoder()
-    decoder.prefill([ids[:1]])
-    return decoder.extend([ids[1:]])[0]
+    slot = decoder.open()
+    decoder.append([(slot, ids[:1])])
+    return torch.from_numpy(decoder.append([(slot, ids[1:])], every=True))
 
 
 @pytest.mark.parametrize(("name", "family"), CASES)

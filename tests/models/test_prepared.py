@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -37,7 +38,13 @@ def folder(tiny_gpt2: Path, tmp_path: Path) -> Path:
 
 def _logits(model: LanguageModel) -> Tensor:
     decoder = model.decoder()
-    return torch.cat([decoder.prefill([IDS]), decoder.step([7]), decoder.extend([[1, 2]])[0]])
+    slot = decoder.open()
+    rows = [
+        decoder.append([(slot, IDS)], prompt=True),
+        decoder.append([(slot, [7])]),
+        decoder.append([(slot, [1, 2])], every=True),
+    ]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def _went_through_transformers(model: LanguageModel) -> bool:
@@ -60,7 +67,8 @@ def test_both_ways_are_equal_bit_for_bit(folder: Path, precision: Precision) -> 
 def test_the_second_run_imports_no_transformers(folder: Path) -> None:
     program = (
         "import sys; from llmcli.models.loader import load; "
-        f"load({str(folder)!r}, device='cpu').decoder().prefill([[1, 2]]); "
+        f"decoder = load({str(folder)!r}, device='cpu').decoder(); "
+        "decoder.append([(decoder.open(), [1, 2])]); "
         "print('transformers' in sys.modules)"
     )
     said = [

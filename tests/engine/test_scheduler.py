@@ -8,18 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from toy_decoder import ToyDecoder
 
-from llmcli.engine.generation import check_logits, fit_prompt, generate, top_tokens
+from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.engine.sampling import check_logits, top_tokens
+from llmcli.engine.scheduler import Request, Scheduler, generate, in_order, refused
 from llmcli.engine.transcript import Prompt
 from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
-from llmcli.models.continuation import continue_text, sampling_params
+from llmcli.models.continuation import continue_text, fit_prompt, sampling_params
 from llmcli.models.language_model import LanguageModel
 from llmcli.models.loader import load
 
@@ -187,8 +190,8 @@ def test_greedy_draws_with_certainty(gpt2: LanguageModel) -> None:
 
 
 def test_top_tokens_never_exceed_the_vocabulary() -> None:
-    assert len(top_tokens(torch.zeros(3), 10)) == 3
-    assert top_tokens(torch.zeros(3), 0) == ()
+    assert len(top_tokens(np.zeros(3, np.float32), 10)) == 3
+    assert top_tokens(np.zeros(3, np.float32), 0) == ()
 
 
 # -- seeds ------------------------------------------------------------------------------------
@@ -485,6 +488,18 @@ def test_healing_leaves_a_control_token(gpt2: LanguageModel) -> None:
     assert list(healed.events) == list(plain.events)
 
 
+def test_a_control_token_without_a_row_is_refused(tiny_neox: Path) -> None:
+    """transformers gives this tokenizer a padding token that the embedding does not have."""
+    model = load(str(tiny_neox), threads=1)
+    rows = model.config["vocab_size"]
+    assert model.tokenizer.vocab_size > rows
+    token = model.tokenizer.token_string(rows)
+    params = sampling_params(model, {"max_new_tokens": 2})
+    assert list(continue_text(model, token, params).events)
+    with pytest.raises(InvalidInput, match="no row for the special token"):
+        continue_text(model, token, params, special="allow")
+
+
 def test_bos_starts_from_nothing(gpt2: LanguageModel) -> None:
     events = events_of(gpt2, "", bos=True, temperature=0, max_new_tokens=3)
     with torch.inference_mode():
@@ -532,36 +547,16 @@ def test_settings_that_leave_nothing(
 # -- broken models ----------------------------------------------------------------------------
 
 
-class BrokenDecoder:
+class BrokenDecoder(ToyDecoder):
     """Logits that are fine for a while, then hold what a damaged model gives."""
 
-    vocab_size = 4
-    n_positions = 16
-
     def __init__(self, bad: list[float], *, after: int) -> None:
+        super().__init__(vocab_size=4, n_positions=16)
         self.bad, self.after = bad, after
-        self.lengths: tuple[int, ...] = ()
 
-    def _logits(self) -> Tensor:
-        fine = self.lengths[0] < self.after
-        return torch.tensor([[0.0, 1.0, 2.0, 3.0] if fine else self.bad])
-
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        self.lengths = (len(prompts[0]),)
-        return self._logits()
-
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        self.lengths = (self.lengths[0] + 1,)
-        return self._logits()
-
-    def extend(self, tokens: Sequence[Sequence[int]]) -> Tensor:
-        raise NotImplementedError
-
-    def rollback(self, lengths: Sequence[int]) -> None:
-        self.lengths = tuple(lengths)
-
-    def select(self, rows: Sequence[int]) -> None:
-        raise NotImplementedError
+    def logits(self, ids: Sequence[int]) -> Floats:
+        fine = len(ids) < self.after
+        return np.array([0.0, 1.0, 2.0, 3.0] if fine else self.bad, np.float32)
 
 
 NAN, INF = math.nan, math.inf
@@ -585,7 +580,7 @@ def test_nan_is_an_error_that_names_the_position(bad: list[float], temperature: 
 
 
 def test_some_tokens_may_be_impossible() -> None:
-    check_logits(torch.tensor([-INF, 0.0]), 1)
+    check_logits(np.array([-INF, 0.0], np.float32), 1)
 
 
 def test_nan_in_beam_search(gpt2: LanguageModel) -> None:
@@ -599,3 +594,162 @@ def test_nan_in_beam_search(gpt2: LanguageModel) -> None:
     finally:
         with torch.no_grad():
             weight.copy_(before)
+
+
+# -- several at once --------------------------------------------------------------------------
+
+EOS = [3, 7]
+PARAMS = [
+    SamplingParams(temperature=0, max_new_tokens=12),
+    SamplingParams(seed=4, max_new_tokens=12, top_p=0.9, logprobs=1),
+    SamplingParams(seed=5, max_new_tokens=None, stop=("5",)),
+    SamplingParams(seed=6, max_new_tokens=300, overflow="slide", ignore_eos=True),
+    SamplingParams(seed=7, max_new_tokens=9, no_repeat_ngram_size=1),
+]
+
+
+def letters(token: int) -> bytes:
+    return bytes([48 + token])
+
+
+def scheduler_over(decoder: ToyDecoder, slots: int) -> Scheduler:
+    return Scheduler(decoder, token_bytes=letters, eos_ids=EOS, slots=slots)
+
+
+def drawn(shared: list[int]) -> st.SearchStrategy[list[int]]:
+    """Prompts, some of which begin alike."""
+    own = st.lists(st.integers(0, 49), min_size=1, max_size=250)
+    return own | own.map(lambda ids: (shared + ids)[:399])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(drawn(list(range(49)) * 3), min_size=1, max_size=7),
+    params=st.lists(st.sampled_from(PARAMS), min_size=7, max_size=7),
+    slots=st.integers(1, 5),
+    same=st.booleans(),
+)
+def test_a_sequence_is_what_it_would_be_alone(
+    prompts: list[list[int]], params: list[SamplingParams], slots: int, same: bool
+) -> None:
+    """Whatever else is under way, in whichever slots, with whatever prefix in common."""
+    if same:
+        prompts = prompts[:1] * len(prompts)
+    requests = [
+        Request(prompt=Prompt(ids=tuple(ids)), params=each, record=number * 3, index=number % 2)
+        for number, (ids, each) in enumerate(zip(prompts, params, strict=False))
+    ]
+    decoder = ToyDecoder(n_positions=400)
+    scheduler = scheduler_over(decoder, slots)
+    handles = [scheduler.submit(request) for request in requests]
+    while scheduler.busy:
+        scheduler.step()
+    scheduler.close()
+    assert not decoder.opened
+    for request, handle in zip(requests, handles, strict=True):
+        alone = scheduler_over(ToyDecoder(n_positions=400), 1)
+        expected = alone.submit(request)
+        while alone.busy:
+            alone.step()
+        assert handle.finished
+        assert handle.events == expected.events
+        assert str(handle.error) == str(expected.error)
+
+
+def test_steps_are_taken_together_and_what_is_finished_makes_room() -> None:
+    decoder = ToyDecoder()
+    params = SamplingParams(temperature=0, max_new_tokens=None, ignore_eos=True)
+    requests = (
+        Request(prompt=Prompt(ids=(5 + record,) * length), params=params, record=record)
+        for record, length in enumerate((38, 30, 36))
+    )
+    told = list(in_order(scheduler_over(decoder, 2), requests))
+    assert [handle.request.record for handle, _ in told] == [0] * 2 + [1] * 10 + [2] * 4
+    widths = [len(call) for call in decoder.calls if max(call) == 1]
+    # The prompt of the second is read while the first is decoded, that of the third likewise.
+    assert max(widths) == 2
+    assert sum(widths) == (2 - 1) + (10 - 1) + (4 - 1)
+
+
+def test_a_prompt_is_read_once_for_all_its_sequences() -> None:
+    decoder = ToyDecoder(n_positions=400)
+    params = SamplingParams(seed=1, max_new_tokens=5, num_return_sequences=4, ignore_eos=True)
+    prompt = Prompt(ids=tuple(range(40)) * 5)
+    for batch_size in (1, 4):
+        decoder.calls.clear()
+        events = list(generate(decoder, prompt, params, token_bytes=letters, batch_size=batch_size))
+        assert [e.index for e in events if e.finish_reason] == [0, 1, 2, 3]
+        assert [call for call in decoder.calls if max(call) > 1] == [[200]]
+
+
+def test_a_long_prompt_is_read_in_pieces_while_others_go_on() -> None:
+    decoder = ToyDecoder(n_positions=1000)
+    params = SamplingParams(seed=1, max_new_tokens=20, ignore_eos=True)
+    scheduler = scheduler_over(decoder, 2)
+    short = scheduler.submit(Request(prompt=Prompt(ids=(1, 2)), params=params))
+    scheduler.step()
+    long = scheduler.submit(Request(prompt=Prompt(ids=(4,) * 500), params=params))
+    while not long.events:
+        before = len(short.events)
+        scheduler.step()
+        assert len(short.events) == before + 1
+    assert [call for call in decoder.calls if max(call) > 2] == [[128], [128], [128], [116]]
+
+
+def test_what_is_cancelled_ends_and_leaves_the_others() -> None:
+    decoder = ToyDecoder(n_positions=400)
+    params = SamplingParams(seed=1, max_new_tokens=30, ignore_eos=True)
+    scheduler = scheduler_over(decoder, 2)
+    handles = [
+        scheduler.submit(Request(prompt=Prompt(ids=(each,)), params=params, record=each))
+        for each in range(4)
+    ]
+    for _ in range(5):
+        scheduler.step()
+    for cancelled in (0, 3):
+        scheduler.cancel(handles[cancelled])
+    assert handles[0] in scheduler.step()
+    assert [handle.finished for handle in handles] == [True, False, False, True]
+    assert handles[0].events[-1].finish_reason == "interrupted"
+    assert len(handles[3].events) == 1
+    while scheduler.busy:
+        scheduler.step()
+    assert [len(handle.events) for handle in handles] == [6, 30, 30, 1]
+    scheduler.cancel(handles[0])
+    assert not scheduler.step()
+
+
+def test_an_interrupt_ends_all_that_is_under_way() -> None:
+    asked = iter([False, False, True])
+    requests = (
+        Request(prompt=Prompt(ids=(each,)), params=SamplingParams(seed=1, ignore_eos=True))
+        for each in range(9)
+    )
+    told = list(in_order(scheduler_over(ToyDecoder(), 2), requests, lambda: next(asked, True)))
+    reasons = [event.finish_reason for _, event in told if isinstance(event, TokenEvent)]
+    assert reasons == [None, None, "interrupted", None, "interrupted"]
+
+
+def test_one_that_is_wrong_stands_in_its_place() -> None:
+    params = SamplingParams(seed=1, max_new_tokens=2, ignore_eos=True)
+    wrong = InvalidInput("Line 2 is not JSON.")
+    told = list(
+        in_order(
+            scheduler_over(ToyDecoder(), 2),
+            iter(
+                [
+                    Request(prompt=Prompt(ids=(1,)), params=params, record=0),
+                    refused(1, params, wrong),
+                    None,
+                    Request(prompt=Prompt(ids=(1,)), params=params, record=2),
+                ]
+            ),
+        )
+    )
+    assert [(h.request.record, isinstance(e, TokenEvent)) for h, e in told] == [
+        (0, True),
+        (0, True),
+        (1, False),
+        (2, True),
+        (2, True),
+    ]
