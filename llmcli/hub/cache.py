@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmcli.errors import CorruptModel
-from llmcli.hub.reference import is_commit
+from llmcli.hub.reference import is_commit, names_of
 from llmcli.io.model_files import has_tokenizer, read_regular, regular_files
 
 Need = Literal["tokenizer", "model"]
@@ -94,14 +94,24 @@ def find_cached(
         need: ``"tokenizer"`` for encoding and decoding, ``"model"`` for everything.
         allow_pickle: Whether pickled weights count as weights.
     """
-    cached = find_commit(cache, name, revision)
-    if cached is None or missing_files(cached.folder, need=need, allow_pickle=allow_pickle):
-        return None
-    return cached
+    for each in names_of(name):
+        cached = commit_of(cache, each, revision)
+        if cached and not missing_files(cached.folder, need=need, allow_pickle=allow_pickle):
+            return cached
+    return None
 
 
 def find_commit(cache: Path, name: str, revision: str | None) -> CachedModel | None:
-    """The cached commit that a revision means, whether or not all files are there."""
+    """The cached commit that a revision means, whether or not all files are there.
+
+    A model that the Hub has under two names is found by both.
+    """
+    found = (commit_of(cache, each, revision) for each in names_of(name))
+    return next((each for each in found if each is not None), None)
+
+
+def commit_of(cache: Path, name: str, revision: str | None) -> CachedModel | None:
+    """As `find_commit`, by this name alone."""
     repository = repository_folder(cache, name)
     commit = revision or "main"
     if not is_commit(commit):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from llmcli.errors import ModelNotFound, StorageError
 from llmcli.hub import cache
-from llmcli.hub.cache import find_commit, missing_files, repository_folder
+from llmcli.hub.cache import commit_of, missing_files, repository_folder
 from llmcli.hub.reference import ModelReference, bundled_models, is_commit, quoted
 
 
@@ -65,7 +65,7 @@ def cached_size(reference: ModelReference) -> int:
     root = cache.cache_folder()
     folder = repository_folder(root, reference.name)
     revision = reference.revision
-    if not folder.is_dir() or (revision and not find_commit(root, reference.name, revision)):
+    if not folder.is_dir() or (revision and not commit_of(root, reference.name, revision)):
         raise ModelNotFound(
             f"{quoted(reference.name)} is not in the cache {quoted(str(root))}.",
             "llmcli models list shows what is.",
@@ -83,7 +83,7 @@ def remove_cached(reference: ModelReference) -> int:
     before = cached_size(reference)
     root = cache.cache_folder()
     folder = repository_folder(root, reference.name)
-    commit = find_commit(root, reference.name, reference.revision)
+    commit = commit_of(root, reference.name, reference.revision)
     if reference.revision is not None and commit is not None:
         _delete_revision(root, commit.commit)
         if commit.folder.exists():

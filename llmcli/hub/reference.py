@@ -19,6 +19,15 @@ _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._/+@#-]{0,253}[A-Za-z0-9_+-])
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# Models that the Hub has under two names, since those without an owner were given one.
+_RENAMED = {
+    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large")},
+    **{name: f"openai-community/{name}" for name in ("gpt2-xl", "openai-gpt")},
+    "distilgpt2": "distilbert/distilgpt2",
+    "ctrl": "Salesforce/ctrl",
+    "xlnet-base-cased": "xlnet/xlnet-base-cased",
+    "xlnet-large-cased": "xlnet/xlnet-large-cased",
+}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -110,6 +119,12 @@ def check_revision(revision: str) -> None:
 def is_commit(revision: str) -> bool:
     """Whether a revision is a full commit hash, which never changes its meaning."""
     return _COMMIT.fullmatch(revision) is not None
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """A Hub id and the other one that the same model has, if it has two."""
+    others = [old for old, new in _RENAMED.items() if new == name]
+    return (name, *([_RENAMED[name]] if name in _RENAMED else others))
 
 
 def bundled_models() -> dict[str, Path]:

@@ -19,6 +19,7 @@ from llmcli.errors import (
     UnsafeModel,
 )
 from llmcli.hub import cache
+from llmcli.hub.adapters import base_of, is_adapter
 from llmcli.hub.cache import CachedModel, Need
 from llmcli.hub.reference import (
     DEFAULT_MODEL,
@@ -27,6 +28,7 @@ from llmcli.hub.reference import (
     parse_reference,
     quoted,
 )
+from llmcli.io.model_files import has_tokenizer, regular_files
 from llmcli.reporting import Notify, Progress, silent
 
 _FALLBACK_SECONDS = 3.0
@@ -41,12 +43,14 @@ class ResolvedModel:
         origin: Where it came from.
         folder: The folder that holds config.json, the tokenizer and the weights.
         commit: The Hub's commit; None for a folder and for a bundled model.
+        adapter: The folder of an adapter that is to be merged into it.
     """
 
     name: str
     origin: Literal["folder", "bundled", "hub"]
     folder: Path
     commit: str | None = None
+    adapter: Path | None = None
 
     @cached_property
     def revision(self) -> str | None:
@@ -123,9 +127,24 @@ def resolve(
     reference = parse_reference(name, revision)
     local = _resolve_local(reference, notify)
     if local is not None:
-        return local
+        return _with_base(local, wishes)
     reference.require_hub_id()
     return _resolve_hub(reference, wishes)
+
+
+def _with_base(found: ResolvedModel, wishes: _Wishes) -> ResolvedModel:
+    """An adapter's folder stands for the model that it belongs to, and itself."""
+    if not is_adapter(found.folder):
+        return found
+    if wishes.need == "tokenizer" and has_tokenizer(regular_files(found.folder)):
+        return found
+    name = base_of(found.folder)
+    reference = parse_reference(name)
+    base = _resolve_local(reference, wishes.notify)
+    if base is None:
+        reference.require_hub_id()
+        base = _resolve_hub(reference, wishes)
+    return replace(base, name=found.name, adapter=found.folder)
 
 
 def find_local(
@@ -178,6 +197,8 @@ class _Wishes:
 def _resolve_local(reference: ModelReference, notify: Notify) -> ResolvedModel | None:
     """An existing folder, or a bundled model; a revision belongs to the Hub alone."""
     folder = reference.folder
+    if folder.is_file() and reference.revision is None:
+        return ResolvedModel(reference.name, "folder", _folder_of(folder))
     if folder.is_dir() and (reference.is_path or reference.revision is None):
         if reference.revision is not None:
             raise InvalidInput(f"{quoted(reference.name)} is a folder and has no revisions.")
@@ -198,6 +219,22 @@ def _resolve_local(reference: ModelReference, notify: Notify) -> ResolvedModel |
     if reference.revision is not None:
         raise InvalidInput(f"{reference.name} is bundled with llmcli and has no revisions.")
     return ResolvedModel(reference.name, "bundled", bundled)
+
+
+def _folder_of(file: Path) -> Path:
+    """The folder of a file that stands for its model.
+
+    Raises:
+        InvalidInput: It is no file of a model's, or not the one that would be loaded.
+    """
+    folder = file.parent
+    own = {path.name for path in cache.weight_files(folder, allow_pickle=True)}
+    if file.name not in own | {"config.json", "tokenizer.json", "adapter_config.json"}:
+        raise InvalidInput(
+            f"{quoted(str(file))} is a file that no model's folder is loaded from.",
+            "Give the folder that holds config.json and model.safetensors.",
+        )
+    return folder
 
 
 def _resolve_hub(reference: ModelReference, wishes: _Wishes) -> ResolvedModel:

@@ -44,7 +44,12 @@ class Kind:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # A whole number that no float holds would be an error in somebody's arithmetic.
+    return math.isfinite(value) if type(value) is float else _is_exact(value)
+
+
+def _is_exact(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**53
 
 
 def _whole(most: int, least: int = 1) -> Kind:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmcli.errors import InvalidInput
 from llmcli.hub.resolve import ResolvedModel
 from llmcli.models.language_model import LanguageModel
@@ -83,6 +85,11 @@ def load_resolved(
 
     if precision is not None and precision not in PRECISIONS:
         raise InvalidInput(f"precision is {precision!r}.", f"Use one of {', '.join(PRECISIONS)}.")
+    if resolved.adapter is not None:
+        from llmcli.models.adapter import merge_adapter
+
+        check_model_folder(resolved.folder, allow_pickle=allow_pickle)
+        resolved = merge_adapter(replace(resolved, adapter=None), resolved.adapter, notify=notify)
     check_model_folder(
         resolved.folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code
     )

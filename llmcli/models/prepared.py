@@ -65,7 +65,7 @@ def remove_prepared(reference: ModelReference) -> int:
         repository = cache.repository_folder(root, reference.name)
         folders = list((repository / "snapshots").glob("*"))
     else:
-        commit = cache.find_commit(root, reference.name, reference.revision)
+        commit = cache.commit_of(root, reference.name, reference.revision)
         folders = [commit.folder] if commit else []
     freed = 0
     for path in [path for folder in folders for path in prepared_files(folder)]:

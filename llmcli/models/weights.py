@@ -38,7 +38,7 @@ def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
         from transformers import AutoModelForCausalLM
 
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
-    with model.timed("load weights"), _quiet_transformers(), _foreign_errors(model):
+    with model.timed("load weights"), quiet_transformers(), _foreign_errors(model):
         module, info = from_pretrained(
             str(model.folder),
             dtype=torch.bfloat16 if model.precision == "bfloat16" and not exact else torch.float32,
@@ -54,7 +54,7 @@ def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Keep transformers' log lines and bars off stderr; what they say is an error here."""
     from transformers.utils import logging
 

@@ -10,6 +10,7 @@ by
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import resource
@@ -100,7 +101,7 @@ def spoil_config(
         if draw.random() < 0.15:
             config.pop(key, None)
         else:
-            config[key] = draw.choice(values)
+            config[key] = copy.deepcopy(draw.choice(values))
     return json.dumps(config).encode()
 
 
@@ -119,7 +120,7 @@ def spoil_tokenizer(data: bytes, draw: random.Random) -> bytes:
             if isinstance(place[key], dict | list) and place[key] and draw.random() < 0.8:
                 place = place[key]
                 continue
-            place[key] = draw.choice([*INTERESTING, *STEPS])
+            place[key] = copy.deepcopy(draw.choice([*INTERESTING, *STEPS]))
             break
     return json.dumps(state).encode()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fakehub import FakeHub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from llmcli.hub.reference import (
     parse_reference,
     quoted,
 )
-from llmcli.hub.resolve import resolve
+from llmcli.hub.resolve import find_local, resolve
 
 
 @pytest.mark.parametrize(
@@ -106,3 +107,24 @@ def test_a_folder_hides_a_bundled_model_and_says_so(
     assert resolved.origin == "folder"
     assert len(notices) == 1
     assert "bundled" in notices[0]
+
+
+@pytest.mark.parametrize("asked", ["gpt2", "openai-community/gpt2"])
+@pytest.mark.parametrize("cached", ["gpt2", "openai-community/gpt2"])
+def test_a_model_with_two_names_is_one_model(
+    hub: FakeHub, tiny_gpt2: Path, asked: str, cached: str
+) -> None:
+    hub.add(cached, tiny_gpt2)
+    pulled = resolve(cached)
+    found = resolve(asked, offline=True)
+    assert found.folder == pulled.folder
+    assert found.name == asked
+    assert find_local(asked, notify=print).folder == pulled.folder
+
+
+def test_a_file_of_a_model_stands_for_its_folder(tiny_gpt2: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert resolve(str(tiny_gpt2 / name)).folder == tiny_gpt2
+    (tmp_path / "other.safetensors").touch()
+    with pytest.raises(InvalidInput, match=r"other\.safetensors"):
+        resolve(str(tmp_path / "other.safetensors"))

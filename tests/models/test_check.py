@@ -151,6 +151,7 @@ def test_fault_32_what_is_no_config(folder: Path, content: bytes, words: str) ->
         ("top_k", True),
         ("top_k", "many"),
         ("temperature", "hot"),
+        ("temperature", 10**30),
         ("do_sample", 1),
         ("eos_token_id", [[0]]),
         ("eos_token_id", True),
