@@ -52,7 +52,7 @@ def ours(folder: str, precision: str, batch: int) -> dict[str, float]:
     """llmcli's decoder."""
     import torch
 
-    from llmcli.models.loader import load
+    from llmcli.api import load
 
     decoder = load(folder, precision=precision, device="cpu").decoder()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from llmcli.api import load
 from llmcli.engine.decoder import Floats
 from llmcli.engine.sampling import log_sum_exp
-from llmcli.models.loader import load
 
 STEP = 16
 

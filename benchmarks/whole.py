@@ -33,11 +33,11 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.2}
 
 def decode_speed(folder: str, precision: str, settings: dict[str, Any], draft: str) -> float:
     """Tokens a second of the whole loop, best of three, after a prompt of 32 tokens."""
+    from llmcli.api import load
     from llmcli.engine.params import SamplingParams
     from llmcli.engine.scheduler import generate
     from llmcli.engine.transcript import Prompt
     from llmcli.models.drafting import make_draft
-    from llmcli.models.loader import load
 
     model = load(folder, precision=precision, device="cpu")
     decoder = model.decoder()

@@ -18,22 +18,24 @@ from llmcli._version import __version__
 __all__ = [
     "LanguageModel",
     "LlmcliError",
+    "LoadOptions",
     "SamplingParams",
     "__version__",
     "load",
 ]
 
 if TYPE_CHECKING:
+    from llmcli.api import LanguageModel, load
     from llmcli.engine.params import SamplingParams
     from llmcli.errors import LlmcliError
-    from llmcli.models.language_model import LanguageModel
-    from llmcli.models.loader import load
+    from llmcli.models.options import LoadOptions
 else:
     _HOMES = {
-        "LanguageModel": "llmcli.models.language_model",
+        "LanguageModel": "llmcli.api",
         "LlmcliError": "llmcli.errors",
+        "LoadOptions": "llmcli.models.options",
         "SamplingParams": "llmcli.engine.params",
-        "load": "llmcli.models.loader",
+        "load": "llmcli.api",
     }
 
     def __getattr__(name: str) -> object:

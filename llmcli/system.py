@@ -1,9 +1,11 @@
-"""What the processor is, for records of what was measured on it and for choosing operators."""
+"""The machine: what the processor is, and how much memory was used."""
 
 from __future__ import annotations
 
 import os
 import platform
+import resource
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -31,6 +33,12 @@ def mkl_is_ahead() -> bool:
 
     available = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     return bool(available) and _cpuinfo("vendor_id") == "GenuineIntel"
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cpuinfo(key: str) -> str:

@@ -14,9 +14,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from llmcli.api import load
 from llmcli.cli.main import cli
 from llmcli.hub.reference import bundled_models
-from llmcli.models.loader import load
 
 GOLDEN = Path(__file__).parent / "golden" / "fable.json"
 PROMPTS = (

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import click
 
 from llmcli.cli.options import (
     ModelName,
-    ModelOptions,
-    Precision,
+    device_option,
+    find_files,
+    offline_option,
     output_options,
-    shared_option,
+    threads_option,
 )
 from llmcli.errors import InvalidInput
+from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import Console
 
 
@@ -53,15 +56,9 @@ from llmcli.terminal.console import Console
     help="Tokens to decode, at batch 1 and 8.",
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
-@shared_option("--offline", is_flag=True, help="Never use the network.")
-@shared_option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-    default="auto",
-    show_default=True,
-    help="Where the model runs.",
-)
-@shared_option("--threads", type=click.IntRange(1, 4096), help="Processor threads.")
+@offline_option
+@device_option
+@threads_option
 @output_options
 def bench(
     names: tuple[str, ...],
@@ -70,7 +67,7 @@ def bench(
     new_tokens: int,
     as_csv: bool,
     offline: bool,
-    device: str,
+    device: Device,
     threads: int | None,
     console: Console,
 ) -> None:
@@ -86,18 +83,16 @@ def bench(
       llmcli bench -m gpt2 -m distilgpt2 --precision int8
       llmcli bench -m fable -r 10 --csv > speeds.csv
     """
-    from llmcli.cli.bench_job import BenchJob, run_jobs
+    from llmcli.tasks.bench import BenchJob, run_jobs
 
     if as_csv and console.json_output:
         raise InvalidInput("--csv and --json contradict each other.", "Give one of them.")
-    options = ModelOptions(offline=offline)
-    resolved = [options.resolve(console, model=name) for name in names or (None,)]
+    options = LoadOptions(offline=offline, device=device, threads=threads)
+    resolved = [find_files(options.of(name), console) for name in names or (None,)]
     jobs = [
         BenchJob(
             resolved=each,
-            precision=precision,
-            device=device,
-            threads=threads,
+            options=replace(options, precision=precision),
             repetitions=repetitions,
             new_tokens=new_tokens,
         )

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from llmcli.cli.options import ResolveOptions, output_options, resolve_options
-from llmcli.cli.tokenizing import load_tokenizer
+from llmcli.cli.options import load_tokenizer, output_options, resolve_options
 from llmcli.errors import BatchHadErrors, InvalidInput, InvalidText
 from llmcli.io.id_records import IdRecord, InputFormat, read_records
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class DecodeSettings:
 @output_options
 def decode(
     ids: tuple[str, ...],
-    model: ResolveOptions,
+    model: LoadOptions,
     console: Console,
     **settings: object,
 ) -> None:

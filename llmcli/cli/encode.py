@@ -10,13 +10,13 @@ from llmcli.cli.encode_job import EncodeJob, EncodeSettings
 from llmcli.cli.encode_modes import MODES
 from llmcli.cli.options import (
     InputOptions,
-    ResolveOptions,
     input_options,
+    load_tokenizer,
     output_options,
     resolve_options,
 )
-from llmcli.cli.tokenizing import load_tokenizer
 from llmcli.io.records import sources
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 from llmcli.terminal.progress import download_progress
 
@@ -101,7 +101,7 @@ from llmcli.terminal.progress import download_progress
 def encode(
     text: str | None,
     inputs: InputOptions,
-    model: ResolveOptions,
+    model: LoadOptions,
     console: Console,
     **settings: Any,
 ) -> None:
@@ -131,7 +131,7 @@ def encode(
         model=resolved,
         sources=found,
         errors=inputs.errors,
-        load=lambda name: load_tokenizer(model, console, name=name),
+        load=lambda name: load_tokenizer(model.of(name), console),
         watch=None
         if streams and console.stdout_is_terminal
         else lambda: download_progress(console),

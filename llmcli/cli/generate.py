@@ -10,9 +10,9 @@ from llmcli.cli.boundary import INTERRUPTED
 from llmcli.cli.generate_run import GenerateOptions, PromptRun, settle
 from llmcli.cli.options import (
     InputOptions,
-    ModelOptions,
     existing_parent,
     input_options,
+    load_model,
     model_options,
     output_options,
 )
@@ -22,6 +22,7 @@ from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
 from llmcli.io.records import sources
 from llmcli.models.continuation import check_combination
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def generate(
     prompt: tuple[str, ...],
     sampling: SamplingOptions,
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
     **own: Any,
 ) -> None:
@@ -120,7 +121,7 @@ def _run_prompt(
     given: dict[str, Any],
     biases: tuple[str, ...],
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
     options: GenerateOptions,
 ) -> bool:
@@ -141,7 +142,7 @@ def _run_prompt(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
-    loaded = model.load(console)
+    loaded = load_model(model, console)
     params = settle(loaded, given, biases)
     draft = _draft(options, loaded, model, console)
     return PromptRun(loaded, params, options, console, draft, text).write()
@@ -152,7 +153,7 @@ def _run_batch(
     given: dict[str, Any],
     biases: tuple[str, ...],
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
     options: GenerateOptions,
 ) -> bool:
@@ -162,17 +163,17 @@ def _run_batch(
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
     found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
-    loaded = model.load(console)
+    loaded = load_model(model, console)
     params = settle(loaded, given, biases)
     draft = _draft(options, loaded, model, console)
     return BatchRun(loaded, params, options, console, draft, found).write()
 
 
 def _draft(
-    options: GenerateOptions, loaded: LanguageModel, model: ModelOptions, console: Console
+    options: GenerateOptions, loaded: LanguageModel, model: LoadOptions, console: Console
 ) -> Draft | None:
     from llmcli.models.drafting import make_draft
 
     if options.draft is None:
         return None
-    return make_draft(options.draft, loaded, lambda name: model.load(console, model=name))
+    return make_draft(options.draft, loaded, lambda name: load_model(model.of(name), console))

@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcli.cli.options import ModelName, ResolveOptions, output_options, shared_option
+from llmcli.cli.options import (
+    ModelName,
+    allow_pickle_option,
+    find_files,
+    offline_option,
+    output_options,
+    revision_option,
+    shared_option,
+    timeout_option,
+)
 from llmcli.errors import InvalidInput
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import DIM, Console
 
 if TYPE_CHECKING:
@@ -21,7 +31,6 @@ if TYPE_CHECKING:
     from llmcli.hub.inventory import LocalModel
 
 model_argument = click.argument("model", type=ModelName())
-revision_option = shared_option("--revision", help="Branch, tag or commit of a Hub model.")
 
 
 @click.group()
@@ -65,16 +74,9 @@ def list_command(console: Console) -> None:
 @model_argument
 @revision_option
 @shared_option("--refresh", is_flag=True, help="Ask the Hub again, and verify what is here.")
-@shared_option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=86400),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long the Hub may stay silent.",
-)
-@shared_option("--offline", is_flag=True, help="Never use the network.")
-@shared_option("--allow-pickle", is_flag=True, help="Accept weights in pickle files.")
+@timeout_option
+@offline_option
+@allow_pickle_option
 @shared_option("--trust-remote-code", is_flag=True, help="Fetch the model's Python code, too.")
 @output_options
 def pull(model: str, console: Console, **options: Any) -> None:
@@ -88,7 +90,7 @@ def pull(model: str, console: Console, **options: Any) -> None:
       llmcli models pull org/name@v1.0
       llmcli models pull gpt2 --refresh
     """
-    found = ResolveOptions(model=model, **options).resolve(console)
+    found = find_files(LoadOptions(model=model, **options), console)
     if console.json_output:
         console.record(
             {

@@ -9,8 +9,8 @@ import click
 
 from llmcli.cli.options import (
     InputOptions,
-    ModelOptions,
     input_options,
+    load_model,
     model_options,
     output_options,
 )
@@ -18,6 +18,7 @@ from llmcli.cli.sampling_options import SamplingOptions, filter_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def next_tokens(
     bos: bool,
     keep_newline: bool,
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
 ) -> None:
     """Show what the model expects next, and what the sampling filters leave of it.
@@ -68,7 +69,7 @@ def next_tokens(
         raise InvalidInput(
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
-    loaded = model.load(console)
+    loaded = load_model(model, console)
     params, prompt_tokens, result = _compute(loaded, text, given, sampling, count, bos)
     if console.json_output:
         console.record(_record(loaded, params, prompt_tokens, result))

@@ -5,26 +5,25 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
 from llmcli.io.sources import STDIN, DecodeErrors
+from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import ColorWhen, Console
 
 if TYPE_CHECKING:
+    from llmcli.hub.cache import Need
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.models.language_model import LanguageModel
+    from llmcli.tokenization.tokenizer import Tokenizer
 
 F = TypeVar("F", bound=Callable[..., Any])
-Decorator = Callable[[F], F]
-
-Precision = Literal["float32", "bfloat16", "int8", "int4"]
-Need = Literal["tokenizer", "model"]
 
 
 def flag_name(option: click.Option) -> str:
@@ -46,17 +45,18 @@ shared_option = functools.partial(click.option, cls=SharedOption)
 
 def bundle(name: str, cls: type[Any], *options: Callable[[Any], Any]) -> Callable[[F], F]:
     """Return a decorator that adds options and hands them to the callback as one ``cls``."""
-    names = [field.name for field in fields(cls)]
 
     def decorate(function: F) -> F:
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
-            bundled = cls(**{key: kwargs.pop(key) for key in names if key in kwargs})
+            bundled = cls(**{key: kwargs.pop(key) for key in names})
             return function(*args, **{name: bundled}, **kwargs)
 
         decorated: Any = wrapper
+        others = len(getattr(function, "__click_params__", ()))
         for option in reversed(options):
             decorated = option(decorated)
+        names = [param.name for param in decorated.__click_params__[others:]]
         return decorated  # type: ignore[no-any-return]
 
     return decorate
@@ -115,63 +115,50 @@ class ModelName(click.ParamType[str]):
         return [CompletionItem(name) for name in names] + [CompletionItem(incomplete, type="dir")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ResolveOptions:
-    """Which model, and how its files may be had."""
+def find_files(options: LoadOptions, console: Console, *, need: Need = "model") -> ResolvedModel:
+    """Return a model's files, with what there is to tell on stderr."""
+    from llmcli.terminal.progress import download_progress
 
-    model: str | None = None
-    revision: str | None = None
-    offline: bool = False
-    refresh: bool = False
-    timeout: float = 10.0
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-
-    def resolve(
-        self, console: Console, *, need: Need = "model", model: str | None = None
-    ) -> ResolvedModel:
-        """Return the files of the model (of ``model`` instead, where a command takes several)."""
-        from llmcli.hub.resolve import resolve
-        from llmcli.terminal.progress import download_progress
-
-        with download_progress(console) as progress:
-            return resolve(
-                model or self.model,
-                revision=self.revision if model is None else None,
-                offline=self.offline,
-                refresh=self.refresh,
-                timeout=self.timeout,
-                allow_pickle=self.allow_pickle,
-                trust_remote_code=self.trust_remote_code,
-                need=need,
-                notify=console.notice,
-                progress=progress,
-            )
+    with download_progress(console) as progress:
+        return options.resolve(need=need, notify=console.notice, progress=progress)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelOptions(ResolveOptions):
-    """Which model, how its files may be had, and how it runs."""
+def load_model(options: LoadOptions, console: Console) -> LanguageModel:
+    """Find a model's files and load it."""
+    from llmcli.models.loader import load_resolved
 
-    device: str = "auto"
-    precision: Precision | None = None
-    threads: int | None = None
+    return load_resolved(find_files(options, console), options, notify=console.notice)
 
-    def load(self, console: Console, *, model: str | None = None) -> LanguageModel:
-        """Load the model (``model`` instead, where a command takes several)."""
-        from llmcli.models.loader import load_resolved
 
-        resolved = self.resolve(console, model=model)
-        return load_resolved(
-            resolved,
-            device=self.device,
-            precision=self.precision,
-            threads=self.threads,
-            allow_pickle=self.allow_pickle,
-            trust_remote_code=self.trust_remote_code,
-            notify=console.notice,
-        )
+def load_tokenizer(options: LoadOptions, console: Console) -> tuple[Tokenizer, ResolvedModel]:
+    """Return a model's tokenizer, without its weights, and where its files came from."""
+    from llmcli.tokenization.tokenizer import Tokenizer
 
+    resolved = find_files(options, console, need="tokenizer")
+    return Tokenizer.from_folder(resolved.folder, detail=console.detail), resolved
+
+
+revision_option = shared_option("--revision", help="Branch, tag or commit of a Hub model.")
+offline_option = shared_option("--offline", is_flag=True, help="Never use the network.")
+timeout_option = shared_option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=86400),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the Hub may stay silent.",
+)
+allow_pickle_option = shared_option(
+    "--allow-pickle", is_flag=True, help="Accept weights in pickle files."
+)
+device_option = shared_option(
+    "--device",
+    type=click.Choice(get_args(Device)),
+    default="auto",
+    show_default=True,
+    help="Where the model runs.",
+)
+threads_option = shared_option("--threads", type=click.IntRange(1, 4096), help="Processor threads.")
 
 _RESOLVE = (
     shared_option(
@@ -180,45 +167,32 @@ _RESOLVE = (
         type=ModelName(),
         help="Hub id (gpt2, org/name), folder, or bundled name (fable). Default: gpt2.",
     ),
-    shared_option("--revision", help="Branch, tag or commit of a Hub model."),
-    shared_option("--offline", is_flag=True, help="Never use the network."),
+    revision_option,
+    offline_option,
     shared_option("--refresh", is_flag=True, help="Ask the Hub for newer files."),
-    shared_option(
-        "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=86400),
-        default=10.0,
-        show_default=True,
-        metavar="SECONDS",
-        help="How long the Hub may stay silent.",
-    ),
-    shared_option("--allow-pickle", is_flag=True, help="Accept weights in pickle files."),
+    timeout_option,
+    allow_pickle_option,
     shared_option(
         "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
     ),
 )
 
-resolve_options = bundle("model", ResolveOptions, *_RESOLVE)
-"""Adds the options that find a model; the callback takes ``model: ResolveOptions``."""
+resolve_options = bundle("model", LoadOptions, *_RESOLVE)
+"""Adds the options that find a model; the callback takes ``model: LoadOptions``."""
 
 model_options = bundle(
     "model",
-    ModelOptions,
+    LoadOptions,
     *_RESOLVE,
-    shared_option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda", "mps"]),
-        default="auto",
-        show_default=True,
-        help="Where the model runs.",
-    ),
+    device_option,
     shared_option(
         "--precision",
         type=click.Choice(get_args(Precision)),
         help="Of the weights. Default: float32 (bfloat16 on cuda).",
     ),
-    shared_option("--threads", type=click.IntRange(1, 4096), help="Processor threads."),
+    threads_option,
 )
-"""Adds the options that find and run a model; the callback takes ``model: ModelOptions``."""
+"""Adds the options that find and run a model; the callback takes ``model: LoadOptions``."""
 
 
 # -- input ---------------------------------------------------------------------------------

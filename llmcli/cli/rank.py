@@ -9,14 +9,15 @@ import click
 
 from llmcli.cli.options import (
     InputOptions,
-    ModelOptions,
     input_options,
+    load_model,
     model_options,
     output_options,
 )
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
 from llmcli.io.sources import check_argument
+from llmcli.models.options import LoadOptions
 from llmcli.scoring.statistics import Normalize
 from llmcli.terminal.console import Console
 
@@ -50,7 +51,7 @@ def rank(
     delimiter: str | None,
     bos: bool,
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
 ) -> None:
     """Rank continuations of a prompt by how likely a model finds them.
@@ -71,7 +72,7 @@ def rank(
         raise InvalidInput("There is no choice.", "Give at least one.")
     parts = () if prompt is None else (prompt,)
     text = read_prompt(parts, inputs.files, notify=console.notice, errors=inputs.errors)
-    loaded = model.load(console)
+    loaded = load_model(model, console)
     ranked = _rank(loaded, text, choices, normalize, delimiter, bos)
     if console.json_output:
         _records(loaded, text, normalize, ranked, console)

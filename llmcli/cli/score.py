@@ -6,8 +6,8 @@ import click
 
 from llmcli.cli.options import (
     InputOptions,
-    ModelOptions,
     input_options,
+    load_model,
     model_options,
     output_options,
 )
@@ -16,6 +16,7 @@ from llmcli.cli.score_modes import score_rows, score_versus, score_whole
 from llmcli.cli.score_settings import ScoreSettings, score_options
 from llmcli.io.records import sources
 from llmcli.io.sources import check_argument
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 
@@ -29,7 +30,7 @@ def score(
     text: str | None,
     settings: ScoreSettings,
     inputs: InputOptions,
-    model: ModelOptions,
+    model: LoadOptions,
     console: Console,
 ) -> None:
     """Measure how well a model predicts text: perplexity, bits per byte, where it was surprised.
@@ -51,7 +52,7 @@ def score(
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
-    loaded = model.load(console)
+    loaded = load_model(model, console)
     _keep_memory()
     job = ScoreJob(
         console=console,

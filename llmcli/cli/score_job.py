@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.options import ModelOptions
 from llmcli.cli.score_settings import ScoreSettings
 from llmcli.errors import GateFailed, InvalidInput
 from llmcli.io.records import Record, Source, Watch, records
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ScoreJob:
 
     console: Console
     settings: ScoreSettings
-    options: ModelOptions
+    options: LoadOptions
     model: LanguageModel
     sources: list[Source]
     errors: DecodeErrors

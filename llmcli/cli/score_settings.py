@@ -8,9 +8,10 @@ from typing import Any, Literal, get_args
 
 import click
 
-from llmcli.cli.options import Precision, bundle, existing_parent
+from llmcli.cli.options import bundle, existing_parent
 from llmcli.errors import InvalidInput
 from llmcli.io.records import RecordKind
+from llmcli.models.options import Precision
 from llmcli.scoring.windows import ConventionName
 
 Unit = Literal["whole", "file", "line", "paragraph", "record"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from llmcli.cli.options import load_model
 from llmcli.cli.score_job import ScoreJob, nothing_scored, reader_of
 from llmcli.errors import InvalidInput
 from llmcli.terminal.score_progress import score_progress
@@ -36,7 +37,9 @@ def compare(job: ScoreJob) -> Versus:
     options = job.options
     if job.settings.vs_precision is not None:
         options = replace(options, precision=job.settings.vs_precision)
-    other = options.load(job.console, model=job.settings.vs or options.model)
+    if job.settings.vs is not None:
+        options = options.of(job.settings.vs)
+    other = load_model(options, job.console)
     shared = _same_tokens(job.model, other)
     return _shared(job, other) if shared else _apart(job, other)
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import click
 from click.core import ParameterSource
 
 from llmcli.cli.boundary import InterruptFlag
-from llmcli.cli.options import ResolveOptions, output_options, resolve_options
+from llmcli.cli.options import load_model, output_options, resolve_options
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
+from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 from llmcli.training.settings import (
     Adapter,
@@ -160,7 +161,7 @@ def train(
     text: tuple[str, ...],
     output: Path,
     processes: int,
-    model: ResolveOptions,
+    model: LoadOptions,
     console: Console,
     **options: Any,
 ) -> None:
@@ -255,17 +256,9 @@ def _check_shape_is_free() -> None:
             )
 
 
-def _base(model: ResolveOptions, shape: ModelShape, console: Console) -> LanguageModel:
+def _base(model: LoadOptions, shape: ModelShape, console: Console) -> LanguageModel:
     """Load the model to train further; what was said about its size must fit it."""
-    from llmcli.models.loader import load_resolved
-
-    base = load_resolved(
-        model.resolve(console),
-        precision="float32",
-        allow_pickle=model.allow_pickle,
-        trust_remote_code=model.trust_remote_code,
-        notify=console.notice,
-    )
+    base = load_model(replace(model, precision="float32"), console)
     if _said("n_positions") and shape.n_positions > base.n_positions:
         raise InvalidInput(
             f"--context is {shape.n_positions}; {base.name} looks at {base.n_positions} tokens.",

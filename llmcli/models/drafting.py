@@ -45,16 +45,16 @@ def make_draft(
 def _quantised(model: LanguageModel) -> LanguageModel:
     from llmcli.engine.gpt2_weights import supports
     from llmcli.models.loader import load_resolved
+    from llmcli.models.options import LoadOptions
 
     if not supports(model.config) or model.device != "cpu":
         raise UnsupportedModel(
             f"{model.name} cannot be quantised to int8 on this device.", "Use --draft ngram."
         )
-    return load_resolved(
-        model.resolved,
-        device=model.device,
+    options = LoadOptions(
+        device="cpu",
         precision="int8",
         allow_pickle=model.allow_pickle,
         trust_remote_code=model.trust_remote_code,
-        notify=model.notify,
     )
+    return load_resolved(model.resolved, options, notify=model.notify)

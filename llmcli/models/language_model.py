@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,28 +218,6 @@ class LanguageModel:
         from llmcli.engine.transformers_decoder import TransformersDecoder
 
         return TransformersDecoder(self.module, n_positions=self.n_positions)
-
-    def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
-        """Continue a text; the pieces, joined, are the continuation.
-
-        Args:
-            prompt: The text to continue; not empty.
-            seed: Makes the result repeatable; drawn at random when None.
-            settings: Any field of SamplingParams. What is not given is what the model's
-                generation_config.json sets, else temperature 0.8 and top_p 0.95.
-
-        Raises:
-            InvalidInput: a setting is out of range, the prompt is empty or too long.
-            NumericalError: the model's logits are NaN or infinite.
-        """
-        from llmcli.models.continuation import continue_text, sampling_params
-
-        unknown = settings.keys() - {each.name for each in fields(SamplingParams)}
-        if unknown:
-            raise InvalidInput(f"There is no setting {min(unknown)!r}.", "See SamplingParams.")
-        params = sampling_params(self, {**settings, "seed": seed})
-        events = continue_text(self, prompt, params).events
-        return (event.text for event in events if event.text)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from llmcli.engine.params import DraftStats, TokenEvent
+from llmcli.system import peak_memory
 
 
 @dataclass
@@ -56,9 +55,3 @@ class GenerationStats:
             line += f", draft: {self.draft.accepted} of {self.draft.proposed} tokens taken"
         steps = [f"  {step}: {seconds:.2f} s" for step, seconds in timings.items()]
         return "\n".join([line, *(steps if detailed else [])])
-
-
-def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

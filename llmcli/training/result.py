@@ -186,7 +186,7 @@ def _samples(run: Run, data: Data, notify: Callable[[str], None]) -> list[tuple[
     """
     if run.settings.adapter is not None and not run.settings.adapter.merge:
         return []
-    from llmcli.models.loader import load
+    from llmcli.api import load
 
     prompt = run.settings.sample_prompt or default_prompt(data.tokenizer, context=run.context)
     if prompt is None:

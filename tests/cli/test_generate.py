@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from conftest import RunLlmcli
 
 from llmcli._version import __version__
+from llmcli.api import load
 from llmcli.cli.main import cli
-from llmcli.models.loader import load
 
 PROMPT = "Once upon a time"
 

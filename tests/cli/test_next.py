@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from llmcli.api import load
 from llmcli.cli.main import cli
-from llmcli.models.loader import load
 
 PROMPT = "Once upon a"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from llmcli.api import load
 from llmcli.cli.main import cli
-from llmcli.models.loader import load
 
 PROMPT = "The fox said to the crow:"
 CHOICES = ["give me the cheese", "nothing at all", "[/red] 東京"]

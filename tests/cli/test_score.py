@@ -17,8 +17,8 @@ import torch
 from click.testing import CliRunner, Result
 from kernel_levels import skip_without
 
+from llmcli.api import load
 from llmcli.cli.main import cli
-from llmcli.models.loader import load
 
 TEXT = (
     "Once upon a time there was a little fox.  The fox said: 東京 is far, naïve café!\n\n"

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_decoder import ToyDecoder
 
+from llmcli.api import load
 from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.engine.sampling import check_logits, top_tokens
@@ -24,7 +25,6 @@ from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
 from llmcli.models.continuation import continue_text, fit_prompt, sampling_params
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 
 TEXT = "Once upon a time there was a little fox"
 

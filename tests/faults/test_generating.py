@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from llmcli.api import load
 from llmcli.cli.main import cli
 from llmcli.engine.decoder import Decoder
 from llmcli.engine.transformers_decoder import TransformersDecoder
-from llmcli.models.loader import load
 
 SCRIPT = str(Path(sys.executable).with_name("llmcli"))
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from llmcli.models.loader import load
+from llmcli.api import load
 
 SCRIPT = str(Path(sys.executable).with_name("llmcli"))
 ENDLESS = ["-n", "1000000", "--overflow", "slide", "--ignore-eos", "--seed", "1"]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from llmcli.api import load
 from llmcli.cli.main import cli
 from llmcli.errors import CorruptModel, LlmcliError, UnsupportedModel
 from llmcli.hub.resolve import resolve
 from llmcli.models.adapter import merged_folder
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 
 # peft asks transformers by a name that it is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")

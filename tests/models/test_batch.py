@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_decoder import ToyDecoder
 
+from llmcli.api import load
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.engine.speculative import NgramDraft
 from llmcli.errors import CorruptModel, InvalidInput
@@ -18,7 +19,6 @@ from llmcli.hub.reference import bundled_models
 from llmcli.models.batch import Text, Told, continue_batch
 from llmcli.models.continuation import continue_text, sampling_params
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 
 Outcome = list[tuple[str, str | None, str | None]]
 BROKEN = InvalidInput("Line 7 is not JSON.")

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from llmcli.api import load
 from llmcli.errors import LlmcliError
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 
 FAMILIES = ("gpt2", "llama", "gpt_neox", "opt", "gpt_neo", "bloom", "qwen2")
 OTHERS = FAMILIES[1:]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmcli.models.loader import load
+from llmcli.api import load
 
 
 def test_a_padded_embedding_has_tokens_without_text(tiny_gpt2: Path, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llmcli.api import load
 from llmcli.engine import kernels
 from llmcli.engine.kernels import Precision
 from llmcli.models import prepared, weights
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 from llmcli.models.prepared import prepared_files, prepared_folder
 
 PRECISIONS = [
@@ -66,7 +66,7 @@ def test_both_ways_are_equal_bit_for_bit(folder: Path, precision: Precision) -> 
 
 def test_the_second_run_imports_no_transformers(folder: Path) -> None:
     program = (
-        "import sys; from llmcli.models.loader import load; "
+        "import sys; from llmcli.api import load; "
         f"decoder = load({str(folder)!r}, device='cpu').decoder(); "
         "decoder.append([(decoder.open(), [1, 2])]); "
         "print('transformers' in sys.modules)"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from training_runs import tale, tiny_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmcli.api import load
 from llmcli.errors import (
     CorruptModel,
     InvalidInput,
@@ -23,7 +24,6 @@ from llmcli.errors import (
     OutOfMemory,
     StorageError,
 )
-from llmcli.models.loader import load
 from llmcli.training.metrics import read_metrics
 from llmcli.training.pace import last_checkpoint
 from llmcli.training.settings import Adapter, ModelShape

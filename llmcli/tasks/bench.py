@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import UnsupportedModel
+from llmcli.models.options import LoadOptions
 from llmcli.reporting import Notify
 
 if TYPE_CHECKING:
@@ -22,17 +23,13 @@ class BenchJob:
 
     Attributes:
         resolved: The model's files.
-        precision: Of its weights.
-        device: auto, cpu, cuda or mps.
-        threads: Processor threads; None for torch's own choice.
+        options: How it runs; they name a precision.
         repetitions: Runs that count.
         new_tokens: Tokens to decode.
     """
 
     resolved: ResolvedModel
-    precision: str
-    device: str
-    threads: int | None
+    options: LoadOptions
     repetitions: int
     new_tokens: int
 
@@ -70,26 +67,23 @@ def measure_job(job: BenchJob) -> dict[str, Any]:
     """
     start = time.perf_counter()
     from llmcli.models.loader import load_resolved
-    from llmcli.terminal.statistics import peak_memory
 
-    model = load_resolved(
-        job.resolved, device=job.device, precision=job.precision, threads=job.threads
-    )
+    model = load_resolved(job.resolved, job.options)
     decoder = model.decoder()
-    if model.precision != job.precision:
+    if model.precision != job.options.precision:
         raise UnsupportedModel(
-            f"{model.name} cannot be measured in {job.precision}, which this machine does not "
-            f"have: it runs in {model.precision}.",
+            f"{model.name} cannot be measured in {job.options.precision}, which this machine "
+            f"does not have: it runs in {model.precision}.",
             f"Measure {model.precision}.",
         )
     load_seconds = time.perf_counter() - start
     from llmcli.engine.benchmark import measure, memory_bandwidth
-    from llmcli.system import processor_name, usable_processors
+    from llmcli.system import peak_memory, processor_name, usable_processors
 
     rates = measure(decoder, new_tokens=job.new_tokens, repetitions=job.repetitions)
     memory, on_cpu = peak_memory(), model.device == "cpu"
     weight_bytes = decoder.weight_bytes
-    bandwidth = memory_bandwidth(job.threads or usable_processors()) if on_cpu else None
+    bandwidth = memory_bandwidth(job.options.threads or usable_processors()) if on_cpu else None
     record: dict[str, Any] = {
         "model": model.name,
         "precision": model.precision,
