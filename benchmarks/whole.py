@@ -37,7 +37,7 @@ def decode_speed(folder: str, precision: str, settings: dict[str, Any], draft: s
     from llmcli.engine.params import SamplingParams
     from llmcli.engine.scheduler import generate
     from llmcli.engine.transcript import Prompt
-    from llmcli.models.drafting import make_draft
+    from llmcli.tasks.generate import make_draft
 
     model = load(folder, precision=precision, device="cpu")
     decoder = model.decoder()

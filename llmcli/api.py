@@ -30,7 +30,8 @@ class LanguageModel(language_model.LanguageModel):
             InvalidInput: a setting is out of range, the prompt is empty or too long.
             NumericalError: the model's logits are NaN or infinite.
         """
-        from llmcli.models.continuation import continue_text, sampling_params
+        from llmcli.tasks.generate import continue_text
+        from llmcli.tasks.prompts import sampling_params
 
         unknown = settings.keys() - {each.name for each in fields(SamplingParams)}
         if unknown:

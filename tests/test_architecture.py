@@ -122,6 +122,24 @@ def test_subpackages_import_nothing() -> None:
         assert not list(imports(path)), path
 
 
+def test_no_circle_of_imports() -> None:
+    """No file imports, by way of others or inside a function, a file that imports it."""
+    files = {module_name(path): path for path in sources()}
+    ahead = {
+        name: {module for module in imports(path) if module in files and module != name}
+        for name, path in files.items()
+    }
+    while leaves := {name for name, modules in ahead.items() if not modules & ahead.keys()}:
+        ahead = {name: modules for name, modules in ahead.items() if name not in leaves}
+    circles = {name: sorted(modules & ahead.keys()) for name, modules in ahead.items()}
+    assert not circles, "these, or some of them, import each other"
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
 def test_only_the_output_layer_touches_stdout() -> None:
     for path in sources():
         name = path.relative_to(PACKAGE).as_posix()

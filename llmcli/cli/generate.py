@@ -21,8 +21,8 @@ from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
 from llmcli.io.records import sources
-from llmcli.models.continuation import check_combination
 from llmcli.models.options import LoadOptions
+from llmcli.tasks.prompts import check_combination
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _run_batch(
 def _draft(
     options: GenerateOptions, loaded: LanguageModel, model: LoadOptions, console: Console
 ) -> Draft | None:
-    from llmcli.models.drafting import make_draft
+    from llmcli.tasks.generate import make_draft
 
     if options.draft is None:
         return None

@@ -13,7 +13,7 @@ from llmcli.errors import BatchHadErrors
 from llmcli.io.records import Record, Source, json_records_at_hand
 
 if TYPE_CHECKING:
-    from llmcli.models.batch import Text, Told
+    from llmcli.tasks.generate import Text, Told
 
 
 @dataclass
@@ -28,7 +28,7 @@ class BatchRun(Run):
         Raises:
             BatchHadErrors: some of the records are error records.
         """
-        from llmcli.models.batch import continue_batch
+        from llmcli.tasks.generate import continue_batch
         from llmcli.terminal.statistics import GenerationStats
 
         interrupted = InterruptFlag()
@@ -61,7 +61,7 @@ class BatchRun(Run):
 
     def _texts(self, interrupted: InterruptFlag) -> Iterator[Text[Record] | None]:
         """Yield the input's records with their texts; None where the next must be waited for."""
-        from llmcli.models.batch import Text
+        from llmcli.tasks.generate import Text
 
         found = json_records_at_hand(self.sources, text_field=self.options.field)
         while True:

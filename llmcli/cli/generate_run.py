@@ -13,8 +13,8 @@ from llmcli.terminal.console import Console, to_json
 
 if TYPE_CHECKING:
     from llmcli.engine.speculative import Draft
-    from llmcli.models.continuation import Continuation
     from llmcli.models.language_model import LanguageModel
+    from llmcli.tasks.generate import Continuation
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 
@@ -65,7 +65,7 @@ def settle(model: LanguageModel, given: dict[str, Any], biases: tuple[str, ...])
     Raises:
         InvalidInput: a value is out of range, or they exclude each other.
     """
-    from llmcli.models.continuation import parse_logit_bias, sampling_params
+    from llmcli.tasks.prompts import parse_logit_bias, sampling_params
 
     return sampling_params(model, {**given, "logit_bias": parse_logit_bias(model, biases)})
 
@@ -140,7 +140,7 @@ class PromptRun(Run):
 
     def write(self) -> bool:
         """Generate and write; whether Ctrl-C cut it short."""
-        from llmcli.models.continuation import continue_text
+        from llmcli.tasks.generate import continue_text
         from llmcli.terminal.statistics import GenerationStats
 
         interrupted = InterruptFlag()

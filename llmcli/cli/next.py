@@ -87,13 +87,13 @@ def _compute(
     count: int,
     bos: bool,
 ) -> tuple[SamplingParams, int, NextToken]:
-    from llmcli.models.continuation import (
+    from llmcli.tasks.next import next_token
+    from llmcli.tasks.prompts import (
         encode_prompt,
         parse_logit_bias,
         prepare_prompt,
         sampling_params,
     )
-    from llmcli.tasks.next import next_token
 
     biases = parse_logit_bias(model, sampling.logit_bias)
     params = sampling_params(model, {**given, "logit_bias": biases, "max_new_tokens": None})

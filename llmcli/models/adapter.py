@@ -64,8 +64,7 @@ def merge_adapter(base: ResolvedModel, adapter: Path, *, notify: Notify = silent
 
 def _make(base: ResolvedModel, adapter: Path, folder: Path) -> None:
     """Merge, write beside, and rename, so that half of a model is never seen."""
-    from llmcli.models.loader import load_resolved
-    from llmcli.models.options import LoadOptions
+    from llmcli.models.language_model import LanguageModel
     from llmcli.models.weights import quiet_transformers
 
     try:
@@ -73,8 +72,9 @@ def _make(base: ResolvedModel, adapter: Path, folder: Path) -> None:
         scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".merging-"))
     except OSError as error:
         raise _not_written(folder, error) from error
+    plain = LanguageModel(resolved=base, device="cpu", precision="float32")
     try:
-        module = _merge(load_resolved(base, LoadOptions(device="cpu")).module, adapter)
+        module = _merge(plain.module, adapter)
         with quiet_transformers():
             module.to(_stored_type(base.folder)).save_pretrained(scratch)
         source = adapter if tokenizer_files(regular_files(adapter)) else base.folder

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, TypeVar
 from tokenizers import Encoding as BackendEncoding
 
 from llmcli.errors import InvalidInput
-from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
-if TYPE_CHECKING:  # imported where a text is long: their patterns take time to compile
+if TYPE_CHECKING:  # the rules are imported where a text is long: they take time to compile
     from llmcli.tokenization.cut_rules import CutRule
+    from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 __all__ = ["MAX_UNCUT", "PIECE_CHARS", "Piece", "encode_pieces", "encode_texts", "set_threads"]
 

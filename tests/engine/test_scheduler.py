@@ -23,8 +23,9 @@ from llmcli.engine.scheduler import Request, Scheduler, generate, in_order, refu
 from llmcli.engine.transcript import Prompt
 from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
-from llmcli.models.continuation import continue_text, fit_prompt, sampling_params
 from llmcli.models.language_model import LanguageModel
+from llmcli.tasks.generate import continue_text
+from llmcli.tasks.prompts import fit_prompt, sampling_params
 
 TEXT = "Once upon a time there was a little fox"
 

@@ -1,16 +1,14 @@
-"""A text and settings to a stream of events: what the command line and the Python API share."""
+"""A prompt and settings made ready: what was given over the model's own, the text as tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.params import DraftStats, Overflow, SamplingParams, TokenEvent
+from llmcli.engine.params import Overflow, SamplingParams
 from llmcli.errors import ContextOverflow, InvalidInput, UnsupportedModel
 
 if TYPE_CHECKING:
-    from llmcli.engine.speculative import Draft
     from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -104,21 +102,6 @@ def _token_id(model: LanguageModel, token: str) -> int:
             "'llmcli encode' shows both.",
         )
     return ids[0]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Continuation:
-    """A continuation under way.
-
-    Attributes:
-        prompt_tokens: How many tokens the prompt has, before anything was dropped.
-        dropped_tokens: How many of them were dropped to make room.
-        events: The steps, made as they are asked for.
-    """
-
-    prompt_tokens: int
-    dropped_tokens: int
-    events: Iterator[TokenEvent]
 
 
 def encode_prompt(
@@ -231,95 +214,3 @@ def prepare_prompt(
     return Prompt(
         ids=tuple(kept[:-1]), dropped_tokens=dropped, healed=removed, healing_ids=beginning
     )
-
-
-def continue_text(
-    model: LanguageModel,
-    text: str,
-    params: SamplingParams,
-    *,
-    bos: bool = False,
-    heal: bool = False,
-    special: SpecialTokens = "text",
-    should_stop: Callable[[], bool] = bool,
-    draft: Draft | None = None,
-    draft_stats: DraftStats | None = None,
-    batch_size: int = 1,
-    record: int = 0,
-) -> Continuation:
-    """Encode a text, cut it to the context, load the model, and be ready to continue.
-
-    ``num_return_sequences`` are decoded ``batch_size`` at a time where that is exact (see
-    :func:`llmcli.models.batch.slots_for`). ``record`` is the text's place among others, of which
-    the random numbers of its sequences are made.
-
-    Raises:
-        InvalidInput: the text is empty or does not fit; settings that exclude each other.
-        ModelError: the model cannot be loaded.
-    """
-    from llmcli.engine.scheduler import generate
-    from llmcli.models.batch import slots_for
-
-    ids = encode_prompt(model, text, bos=bos, special=special)
-    prompt = prepare_prompt(model, ids, params, heal=heal)
-    if params.num_beams > 1:
-        if prompt.healing_ids:
-            raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
-        events = _beam_events(model, model.module, prompt, _of_record(params, record), should_stop)
-    else:
-        decoder = model.decoder()
-        events = generate(
-            decoder,
-            prompt,
-            params,
-            token_bytes=model.token_bytes,
-            eos_ids=model.eos_ids,
-            record=record,
-            batch_size=slots_for(model, decoder, params, draft, batch_size),
-            should_stop=should_stop,
-            draft=draft,
-            draft_stats=draft_stats,
-        )
-    return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
-
-
-def _of_record(params: SamplingParams, record: int) -> SamplingParams:
-    """Settings for a search that knows of one seed only."""
-    from llmcli.engine.sampling import derive_seed
-
-    return replace(params, seed=derive_seed(params.seed or 0, record))
-
-
-def _beam_events(
-    model: LanguageModel,
-    module: Any,
-    prompt: Prompt,
-    params: SamplingParams,
-    should_stop: Callable[[], bool],
-) -> Iterator[TokenEvent]:
-    """Replay what beam search found, as the loop would have told it."""
-    from llmcli.engine.transcript import Transcript, replay
-    from llmcli.engine.transformers_decoder import beam_search
-
-    room = model.n_positions - len(prompt.ids)
-    asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
-    found = beam_search(
-        module,
-        prompt.ids,
-        params,
-        max_new_tokens=asked,
-        eos_ids=model.eos_ids,
-        should_stop=should_stop,
-    )
-    for index, tokens in enumerate(found):
-        transcript = Transcript(
-            prompt,
-            params,
-            n_positions=model.n_positions,
-            token_bytes=model.token_bytes,
-            eos_ids=model.eos_ids,
-            index=index,
-        )
-        yield from replay(transcript, tokens)
-        if transcript.finish_reason is None:  # the search was stopped
-            yield transcript.interrupt()

@@ -1,18 +1,20 @@
-"""Many texts, some sequences at a time; what comes out is in the order of what went in."""
+"""Texts continued: one, or many in the order of their coming; and what drafts for them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
-from llmcli.errors import InvalidInput, LlmcliError, NumericalError
+from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
+from llmcli.tasks.prompts import encode_prompt, prepare_prompt
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
     from llmcli.engine.scheduler import Handle, Request, Scheduler, SequenceError
     from llmcli.engine.speculative import Draft
+    from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import SpecialTokens
 
@@ -20,6 +22,115 @@ K = TypeVar("K")
 
 # How many sequences go together where nobody said so.
 DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """A continuation under way.
+
+    Attributes:
+        prompt_tokens: How many tokens the prompt has, before anything was dropped.
+        dropped_tokens: How many of them were dropped to make room.
+        events: The steps, made as they are asked for.
+    """
+
+    prompt_tokens: int
+    dropped_tokens: int
+    events: Iterator[TokenEvent]
+
+
+def continue_text(
+    model: LanguageModel,
+    text: str,
+    params: SamplingParams,
+    *,
+    bos: bool = False,
+    heal: bool = False,
+    special: SpecialTokens = "text",
+    should_stop: Callable[[], bool] = bool,
+    draft: Draft | None = None,
+    draft_stats: DraftStats | None = None,
+    batch_size: int = 1,
+    record: int = 0,
+) -> Continuation:
+    """Encode a text, cut it to the context, load the model, and be ready to continue.
+
+    ``num_return_sequences`` are decoded ``batch_size`` at a time where that is exact (see
+    :func:`slots_for`). ``record`` is the text's place among others, of which
+    the random numbers of its sequences are made.
+
+    Raises:
+        InvalidInput: the text is empty or does not fit; settings that exclude each other.
+        ModelError: the model cannot be loaded.
+    """
+    from llmcli.engine.scheduler import generate
+
+    ids = encode_prompt(model, text, bos=bos, special=special)
+    prompt = prepare_prompt(model, ids, params, heal=heal)
+    if params.num_beams > 1:
+        if prompt.healing_ids:
+            raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
+        events = _beam_events(model, model.module, prompt, _of_record(params, record), should_stop)
+    else:
+        decoder = model.decoder()
+        events = generate(
+            decoder,
+            prompt,
+            params,
+            token_bytes=model.token_bytes,
+            eos_ids=model.eos_ids,
+            record=record,
+            batch_size=slots_for(model, decoder, params, draft, batch_size),
+            should_stop=should_stop,
+            draft=draft,
+            draft_stats=draft_stats,
+        )
+    return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
+
+
+def _of_record(params: SamplingParams, record: int) -> SamplingParams:
+    """Settings for a search that knows of one seed only."""
+    from llmcli.engine.sampling import derive_seed
+
+    return replace(params, seed=derive_seed(params.seed or 0, record))
+
+
+def _beam_events(
+    model: LanguageModel,
+    module: Any,
+    prompt: Prompt,
+    params: SamplingParams,
+    should_stop: Callable[[], bool],
+) -> Iterator[TokenEvent]:
+    """Replay what beam search found, as the loop would have told it."""
+    from llmcli.engine.transcript import Transcript, replay
+    from llmcli.engine.transformers_decoder import beam_search
+
+    room = model.n_positions - len(prompt.ids)
+    asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
+    found = beam_search(
+        module,
+        prompt.ids,
+        params,
+        max_new_tokens=asked,
+        eos_ids=model.eos_ids,
+        should_stop=should_stop,
+    )
+    for index, tokens in enumerate(found):
+        transcript = Transcript(
+            prompt,
+            params,
+            n_positions=model.n_positions,
+            token_bytes=model.token_bytes,
+            eos_ids=model.eos_ids,
+            index=index,
+        )
+        yield from replay(transcript, tokens)
+        if transcript.finish_reason is None:  # the search was stopped
+            yield transcript.interrupt()
+
+
+# -- many texts ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,8 +263,6 @@ def _searched(
     plan: _Plan, texts: Iterable[Text[K] | None], should_stop: Callable[[], bool]
 ) -> Iterator[Told[K]]:
     """Beam search, a text after the other."""
-    from llmcli.models.continuation import continue_text
-
     for each in texts:
         if each is None:
             continue
@@ -232,7 +341,6 @@ class _Batch(Generic[K]):
     def _requests(self) -> Iterator[Request | Handle | None]:
         """Yield the sequences of all texts, and what is wrong with others in their places."""
         from llmcli.engine.scheduler import Request, refused
-        from llmcli.models.continuation import encode_prompt, prepare_prompt
 
         plan = self._plan
         try:
@@ -258,3 +366,54 @@ class _Batch(Generic[K]):
                     )
         except LlmcliError as exc:
             self._failure = exc  # the input breaks off; what came before it is done first
+
+
+# -- drafts --------------------------------------------------------------------------------
+
+
+def make_draft(
+    name: str, model: LanguageModel, load_other: Callable[[str], LanguageModel]
+) -> Draft:
+    """Return the draft that a name stands for.
+
+    Args:
+        name: ``ngram``, ``int8``, or a model.
+        model: The model that will check the proposals.
+        load_other: Loads a model by name.
+
+    Raises:
+        InvalidInput: the named model has another vocabulary.
+        UnsupportedModel: int8, for a model that the fast decoder cannot run.
+        ModelError: the named model cannot be had or loaded.
+    """
+    from llmcli.engine.speculative import ModelDraft, NgramDraft
+
+    if name == "ngram":
+        return NgramDraft()
+    if name == "int8":
+        return ModelDraft(_quantised(model).decoder())
+    other = load_other(name)
+    if other.tokenizer.backend.get_vocab() != model.tokenizer.backend.get_vocab():
+        raise InvalidInput(
+            f"{name} has another vocabulary than {model.name}.",
+            "A draft model must share the model's tokenizer: distilgpt2 goes with gpt2-xl.",
+        )
+    return ModelDraft(other.decoder())
+
+
+def _quantised(model: LanguageModel) -> LanguageModel:
+    from llmcli.engine.gpt2_weights import supports
+    from llmcli.models.loader import load_resolved
+    from llmcli.models.options import LoadOptions
+
+    if not supports(model.config) or model.device != "cpu":
+        raise UnsupportedModel(
+            f"{model.name} cannot be quantised to int8 on this device.", "Use --draft ngram."
+        )
+    options = LoadOptions(
+        device="cpu",
+        precision="int8",
+        allow_pickle=model.allow_pickle,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return load_resolved(model.resolved, options, notify=model.notify)

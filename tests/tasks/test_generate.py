@@ -16,9 +16,9 @@ from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.engine.speculative import NgramDraft
 from llmcli.errors import CorruptModel, InvalidInput
 from llmcli.hub.reference import bundled_models
-from llmcli.models.batch import Text, Told, continue_batch
-from llmcli.models.continuation import continue_text, sampling_params
 from llmcli.models.language_model import LanguageModel
+from llmcli.tasks.generate import Text, Told, continue_batch, continue_text
+from llmcli.tasks.prompts import sampling_params
 
 Outcome = list[tuple[str, str | None, str | None]]
 BROKEN = InvalidInput("Line 7 is not JSON.")
