@@ -42,6 +42,7 @@ def models() -> None:
       llmcli models list
       llmcli models pull openai-community/gpt2
       llmcli models show gpt2
+      llmcli models repair ./checkpoint -o ./model
       llmcli models remove gpt2 --yes
     """
 
@@ -161,6 +162,36 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
         console.record({"name": reference.name, "revision": reference.revision, "freed": freed})
     else:
         console.info(f"Deleted {model}: {_human_size(freed)} are free again.")
+
+
+@models.command()
+@click.argument("folder", type=click.Path())
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), metavar="DIR", help="The copy's folder."
+)
+@output_options
+def repair(folder: str, output: str, console: Console) -> None:
+    """Write a clean copy of the model in FOLDER that every program reads.
+
+    Prefixes of torch.compile and DataParallel, tables among the weights, tied heads, mixed types,
+    shards with or without their index, tokenizers in pairs of files: the copy has one file of
+    weights under the usual names, and tokenizer.json. It has been loaded before it is there.
+
+    \b
+    Examples:
+      llmcli models repair ./checkpoint -o ./model
+    """
+    from pathlib import Path
+
+    from llmcli.models.repair import repair as make_clean
+
+    done = make_clean(Path(folder), Path(output))
+    if console.json_output:
+        console.record({"folder": str(done.folder), "changes": done.changes})
+        return
+    for change in done.changes or ["nothing had to be changed"]:
+        console.info(change)
+    _write_path(console, done.folder)
 
 
 @models.command()

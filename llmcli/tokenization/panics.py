@@ -14,13 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-__all__ = ["quiet_panics"]
+__all__ = ["quiet_panics", "silent_stdout"]
 
-_STDERR = 2
+_STDOUT, _STDERR = 1, 2
 _OWN_WORDS = re.compile(
-    rb"\n?thread '[^\n]*panicked at .*?(?:note: run with `RUST_BACKTRACE[^\n]*\n|\Z)"
-    rb"|Ignored unknown kwarg option[^\n]*\n",
-    re.DOTALL,
+    rb"\n?thread '[^\n]*panicked at .*?(?:note: run with `RUST_BACKTRACE[^\n]*\n|\Z)", re.DOTALL
 )
 
 
@@ -51,6 +49,23 @@ def quiet_panics() -> Iterator[None]:
             _held.depth -= 1
             if _held.depth == 0 and _held.saved >= 0:
                 _release()
+
+
+@contextmanager
+def silent_stdout() -> Iterator[None]:
+    """Inside, nothing reaches stdout; the native library prints remarks on tokens there."""
+    try:
+        saved = os.dup(_STDOUT)
+    except OSError:  # closed: nothing to keep clean
+        yield
+        return
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), _STDOUT)
+    try:
+        yield
+    finally:
+        os.dup2(saved, _STDOUT)
+        os.close(saved)
 
 
 def _hold() -> None:

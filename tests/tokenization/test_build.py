@@ -328,6 +328,21 @@ def test_a_panic_on_a_text_prints_nothing_of_its_own(
     assert done.stderr.count(b"\n") == 1
 
 
+def test_remarks_of_the_library_do_not_reach_stdout(
+    make: Callable[[str], Path], run_llmcli: RunLlmcli
+) -> None:
+    folder = make("pair, decoder")
+    path = folder / "tokenizer_config.json"
+    content = json.loads(path.read_bytes())
+    for entry in content["added_tokens_decoder"].values():
+        entry["surprise"] = 1
+    path.write_text(json.dumps(content))
+    done = run_llmcli("encode", "-m", str(folder), "the fox")
+    assert done.returncode == 0
+    assert done.stdout.replace(b" ", b"").strip().isdigit()
+    assert done.stderr == b""
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json"])
 @pytest.mark.parametrize("kind", ["pipe", "device"])
 def test_files_that_are_no_files(
