@@ -13,6 +13,7 @@ from llmcli.cli.options import (
     input_options,
     load_tokenizer,
     output_options,
+    refuse_idle,
     resolve_options,
 )
 from llmcli.io.records import sources
@@ -120,6 +121,12 @@ def encode(
       llmcli encode --fits 1024 -i prompt.txt && echo "it fits"
     """
     chosen = EncodeSettings(**settings)
+    if chosen.max_tokens is None:
+        refuse_idle("goes with --max-tokens", truncate="--truncate")
+    if chosen.split is None:
+        refuse_idle("goes with --split", overlap="--overlap", boundary="--boundary")
+    if not chosen.jsonl:
+        refuse_idle("goes with --jsonl", field="--field")
     found = sources(text, inputs.files, notify=console.notice)
     tokenizer, resolved = load_tokenizer(model, console)
     # What is printed while the input is read would run into a bar on the same terminal.

@@ -8,7 +8,7 @@ from typing import Any
 from llmcli.cli.encode_job import EncodeJob, Mode
 from llmcli.cli.encode_outputs import show_chunks, show_truncated, write_ids_file
 from llmcli.errors import GateFailed
-from llmcli.io.records import Record
+from llmcli.io.records import MAX_DETAILED, MAX_RECORD, Record
 from llmcli.terminal.tokens import columns, escaped_token, tinted
 
 
@@ -35,7 +35,7 @@ def _write_line(job: EncodeJob, lists: Iterable[list[int]]) -> None:
 
 
 def _full_record(job: EncodeJob, record: Record) -> dict[str, Any]:
-    text = record.text
+    text = record.held("--json", limit=MAX_DETAILED)
     encoding = job.tokenizer.encode(text, special=job.settings.special)
     before = [(0, 0)] * len(job.front)
     chars, size = len(text), len(text.encode("utf-8"))
@@ -153,7 +153,10 @@ def show_comparison(job: EncodeJob) -> None:
     """Counts and tokens per byte by several tokenizers; the texts are kept in memory."""
     from llmcli.tokenization.large_text import encode_pieces
 
-    texts = [record.text for record in job.records()]
+    texts, room = list[str](), MAX_RECORD
+    for record in job.records():
+        texts.append(record.held("--compare", limit=room))
+        room -= len(texts[-1])
     size = sum(len(text.encode("utf-8")) for text in texts)
     rows = [("model", "tokens", "tokens/byte", "vocabulary")]
     others = [job.load(name) for name in job.settings.compare]

@@ -79,17 +79,27 @@ def _check_not_input(job: EncodeJob, target: Path) -> None:
 
 def show_truncated(job: EncodeJob) -> None:
     """The text cut to a number of tokens."""
-    from llmcli.tokenization.chunks import truncate
+    from llmcli.tokenization.chunks import beginning, truncate
 
     settings, console = job.settings, job.console
+    limit = settings.max_tokens or 0
     as_json = console.json_output or settings.kind == "jsonl"
 
     def show(record: Record) -> None:
-        text = record.text
+        if settings.truncate == "tail":
+            text = beginning(
+                job.tokenizer,
+                record.parts,
+                limit,
+                special=settings.special,
+                threads=settings.threads,
+            )
+        else:
+            text = record.held(f"--truncate {settings.truncate}")
         short = truncate(
             job.tokenizer,
             text,
-            settings.max_tokens or 0,
+            limit,
             drop=settings.truncate,
             special=settings.special,
             threads=settings.threads,
@@ -118,7 +128,7 @@ def show_chunks(job: EncodeJob) -> None:
         nonlocal written
         chunks = split(
             job.tokenizer,
-            record.text,
+            record.held("--split"),
             settings.split or 1,
             overlap=settings.overlap,
             boundary=settings.boundary,

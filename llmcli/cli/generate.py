@@ -15,6 +15,7 @@ from llmcli.cli.options import (
     load_model,
     model_options,
     output_options,
+    refuse_idle,
 )
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams
@@ -104,6 +105,12 @@ def generate(
       llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
     """
     options = GenerateOptions(**own)
+    if options.jsonl:
+        refuse_idle("does not go with --jsonl", null="-0", keep_newline="--keep-newline")
+    else:
+        refuse_idle("goes with --jsonl", field="--field")
+    if console.json_output:
+        refuse_idle("does not go with --json", null="-0")
     given = {**sampling.given(), **options.given()}
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
@@ -166,7 +173,8 @@ def _run_batch(
     loaded = load_model(model, console)
     params = settle(loaded, given, biases)
     draft = _draft(options, loaded, model, console)
-    return BatchRun(loaded, params, options, console, draft, found).write()
+    batch = BatchRun(loaded, params, options, console, draft, found, inputs.errors)
+    return batch.write()
 
 
 def _draft(

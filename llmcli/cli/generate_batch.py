@@ -13,6 +13,7 @@ from llmcli.errors import BatchHadErrors
 from llmcli.io.records import Record, Source, json_records_at_hand
 
 if TYPE_CHECKING:
+    from llmcli.io.sources import DecodeErrors
     from llmcli.tasks.generate import Text, Told
 
 
@@ -21,6 +22,7 @@ class BatchRun(Run):
     """JSON lines in, JSON lines out, in the same order; other fields pass through."""
 
     sources: list[Source]
+    errors: DecodeErrors
 
     def write(self) -> bool:
         """Generate and write; whether Ctrl-C cut it short.
@@ -63,7 +65,9 @@ class BatchRun(Run):
         """Yield the input's records with their texts; None where the next must be waited for."""
         from llmcli.tasks.generate import Text
 
-        found = json_records_at_hand(self.sources, text_field=self.options.field)
+        found = json_records_at_hand(
+            self.sources, errors=self.errors, text_field=self.options.field
+        )
         while True:
             try:
                 # Waiting for input ends at once: nothing is under way then.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
@@ -95,6 +96,29 @@ def output_options(function: F) -> F:
     ):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def said(parameter: str) -> bool:
+    """Whether a parameter of the command stands on the command line."""
+    source = click.get_current_context().get_parameter_source(parameter)
+    return source is ParameterSource.COMMANDLINE
+
+
+def refuse_idle(why: str, **flags: str) -> None:
+    """Refuse flags of the command line that would do nothing.
+
+    The environment and the config file may set them for other calls, and are left alone.
+
+    Args:
+        why: What they go with, or do not go with: the end of the sentence.
+        flags: Their names by those of the parameters.
+
+    Raises:
+        InvalidInput: one of them was given.
+    """
+    for parameter, flag in flags.items():
+        if said(parameter):
+            raise InvalidInput(f"{flag} {why}.", f"Leave out {flag}, or the other.")
 
 
 # -- models --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from llmcli.cli.options import (
     load_model,
     model_options,
     output_options,
+    refuse_idle,
 )
 from llmcli.cli.score_job import ScoreJob
 from llmcli.cli.score_modes import score_rows, score_versus, score_whole
@@ -48,6 +49,8 @@ def score(
       llmcli score --vs distilgpt2 -i chapter.txt
       llmcli score --max-bits-per-byte 1.1 -i chapter.txt || echo "too surprising"
     """
+    if not settings.jsonl:
+        refuse_idle("goes with --jsonl", field="--field")
     check_argument(settings.prompt, source="--prompt")
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
@@ -64,10 +67,10 @@ def score(
     )
     if settings.compares:
         score_versus(job)
-    elif settings.by == "whole":
-        score_whole(job)
-    else:
+    elif settings.has_rows:
         score_rows(job)
+    else:
+        score_whole(job)
 
 
 def _keep_memory() -> None:

@@ -84,7 +84,7 @@ def _show(job: ScoreJob, score: Score, record: dict[str, Any]) -> None:
     """Print the totals, then hold the gates."""
     console = job.console
     if console.json_output:
-        alone = job.settings.by == "whole" and not job.settings.tokens
+        alone = not job.settings.has_rows and not job.settings.tokens
         console.record(record if alone else {"unit": "total", **record})
     elif console.quiet:
         console.line(f"{score.perplexity:.6g}")
@@ -224,7 +224,7 @@ class _Rows:
 
     def _named(self, record: Record) -> dict[str, Any]:
         by = self._job.settings.by
-        if by == "record":
+        if self._job.settings.jsonl:
             return record.fields or {"text": record.text}
         named: dict[str, Any] = {"unit": by, "place": record.place}
         if record.name:
@@ -233,7 +233,7 @@ class _Rows:
 
     def _report(self, record: Record, error: Exception, place: int) -> None:
         """Say what is wrong with a record, once ``place`` texts are done, which come before it."""
-        if self._job.settings.by != "record" or not self._job.console.json_output:
+        if not self._job.settings.jsonl or not self._job.console.json_output:
             raise error
         self.failed += 1
         found = {**record.fields, "error": str(error)}

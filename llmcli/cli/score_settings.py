@@ -14,7 +14,7 @@ from llmcli.io.records import RecordKind
 from llmcli.models.options import Precision
 from llmcli.scoring.windows import ConventionName
 
-Unit = Literal["whole", "file", "line", "paragraph", "record"]
+Unit = Literal["whole", "file", "line", "paragraph"]
 SortKey = Literal["perplexity", "nll", "bits-per-byte"]
 
 
@@ -28,6 +28,7 @@ class ScoreSettings:
     bos: bool | None = None
     prompt: str = ""
     by: Unit = "whole"
+    jsonl: bool = False
     field: str = "text"
     special: Literal["text", "allow", "forbid"] = "text"
     tokens: bool = False
@@ -49,6 +50,7 @@ class ScoreSettings:
                 ("--html", self.html is not None),
                 ("--vs" if self.vs is not None else "--vs-precision", self.compares),
                 (f"--by {self.by}", self.by != "whole"),
+                ("--jsonl", self.jsonl),
             )
             if chosen
         ]
@@ -56,8 +58,8 @@ class ScoreSettings:
             raise InvalidInput(f"{' and '.join(shown)} exclude each other.", "Give one of them.")
         if self.html is not None:
             existing_parent(self.html)
-        if self.by == "whole" and (self.sort or self.top):
-            raise InvalidInput("--sort and --top go with --by.", "Add --by line, say.")
+        if not self.has_rows and (self.sort or self.top):
+            raise InvalidInput("--sort and --top go with --by and --jsonl.", "Add --by line, say.")
         if self.top_logprobs is not None and not (self.tokens or self.html):
             raise InvalidInput("--top-logprobs goes with --tokens or --html.", "Add --tokens.")
         for flag, value in (
@@ -73,9 +75,14 @@ class ScoreSettings:
         return self.vs is not None or self.vs_precision is not None
 
     @property
+    def has_rows(self) -> bool:
+        """Whether there is a score for each of several texts."""
+        return self.by != "whole" or self.jsonl
+
+    @property
     def kind(self) -> RecordKind:
         """How the input is cut."""
-        if self.by == "record":
+        if self.jsonl:
             return "jsonl"
         return "lines" if self.by in ("line", "paragraph") else "whole"
 
@@ -126,10 +133,10 @@ score_options = bundle(
         help="A score for each; then all together.",
     ),
     click.option(
-        "--field",
-        default="text",
-        show_default=True,
-        help="The text's name in a JSON object (--by record).",
+        "--jsonl", is_flag=True, help="Each line is a JSON object with a text in it; a score each."
+    ),
+    click.option(
+        "--field", default="text", show_default=True, help="The text's name in a JSON object."
     ),
     click.option(
         "--sort",

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from llmcli.cli.boundary import InterruptFlag
-from llmcli.cli.options import load_model, output_options, resolve_options
+from llmcli.cli.options import load_model, output_options, resolve_options, said
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
@@ -189,7 +188,7 @@ def train(
     )
 
     shape, settings = _settings(options)
-    named = _said("model")
+    named = said("model")
     if named:
         _check_shape_is_free()
     if options["lora"] and not named:
@@ -236,12 +235,6 @@ def _settings(options: dict[str, Any]) -> tuple[ModelShape, TrainSettings]:
     return shape, TrainSettings(**{name: options[name] for name in names}, adapter=adapter)
 
 
-def _said(parameter: str) -> bool:
-    """Whether it stands on the command line."""
-    source = click.get_current_context().get_parameter_source(parameter)
-    return source is ParameterSource.COMMANDLINE
-
-
 def _check_shape_is_free() -> None:
     """Refuse sizes of a new model beside a model that has its own.
 
@@ -249,7 +242,7 @@ def _check_shape_is_free() -> None:
         InvalidInput: one was given.
     """
     for flag, name in _OF_A_NEW_MODEL.items():
-        if _said(name):
+        if said(name):
             raise InvalidInput(
                 f"{flag} is the size of a new model; the one that -m names has its own.",
                 f"Leave out {flag}, or -m.",
@@ -259,7 +252,7 @@ def _check_shape_is_free() -> None:
 def _base(model: LoadOptions, shape: ModelShape, console: Console) -> LanguageModel:
     """Load the model to train further; what was said about its size must fit it."""
     base = load_model(replace(model, precision="float32"), console)
-    if _said("n_positions") and shape.n_positions > base.n_positions:
+    if said("n_positions") and shape.n_positions > base.n_positions:
         raise InvalidInput(
             f"--context is {shape.n_positions}; {base.name} looks at {base.n_positions} tokens.",
             f"Use --context {base.n_positions} or less.",

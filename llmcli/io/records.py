@@ -29,6 +29,7 @@ Watch = Callable[[], AbstractContextManager[Progress | None]]
 """Opens a progress bar (such as `download_progress`), which is gone when it is left."""
 
 MAX_RECORD = 64 << 20
+MAX_DETAILED = 4 << 20  # characters of a record of which each token is told
 _ANNOUNCED = 16 << 20  # a source below this size is read before a bar could be of use
 
 
@@ -90,6 +91,28 @@ class Record:
     def text(self) -> str:
         """The whole text; to be asked for once where it is read from a stream."""
         return "".join(self.parts)
+
+    def held(self, use: str, *, limit: int = MAX_RECORD) -> str:
+        """The whole text, for what holds it in memory; as :attr:`text` otherwise.
+
+        Args:
+            use: What does, in an error.
+            limit: In characters.
+
+        Raises:
+            InvalidInput: it is longer.
+        """
+        parts, size = list[str](), 0
+        for part in self.parts:
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise InvalidInput(
+                    f"{self.place} is longer than {limit >> 20} Mi characters, which {use} holds "
+                    "in memory.",
+                    "Cut it first ('split -C 10M'), or give it in lines (--lines).",
+                )
+        return "".join(parts)
 
 
 def sources(text: str | None, files: Iterable[str], *, notify: Notify) -> list[Source]:
@@ -153,7 +176,7 @@ def records(
             place = f"{'Record' if kind == 'null' else 'Line'} {number} of {source.label}"
             if kind == "jsonl":
                 if data is None or data.strip():
-                    yield _json_record(data, place, source.name, text_field)
+                    yield _json_record(data, place, source.name, errors, text_field)
             else:
                 yield _text_record(data, place, source.name, errors)
 
@@ -185,7 +208,9 @@ def text_parts(
         ) from exc
 
 
-def json_records_at_hand(found: Iterable[Source], *, text_field: str) -> Iterator[Record | None]:
+def json_records_at_hand(
+    found: Iterable[Source], *, errors: DecodeErrors = "strict", text_field: str
+) -> Iterator[Record | None]:
     """Yield the records of JSON lines as soon as they are there, on a pipe too.
 
     None stands where the next one may have to be waited for. Errors as for :func:`records`.
@@ -199,7 +224,7 @@ def json_records_at_hand(found: Iterable[Source], *, text_field: str) -> Iterato
                 number += 1
                 if data is None or data.strip():
                     place = f"Line {number} of {source.label}"
-                    yield _json_record(data, place, source.name, text_field)
+                    yield _json_record(data, place, source.name, errors, text_field)
             yield None
 
 
@@ -254,11 +279,17 @@ def _text_record(data: bytes | None, place: str, name: str, errors: DecodeErrors
     return Record(parts=(text,), place=place, name=name)
 
 
-def _json_record(data: bytes | None, place: str, name: str, text_field: str) -> Record:
+def _json_record(
+    data: bytes | None, place: str, name: str, errors: DecodeErrors, text_field: str
+) -> Record:
     if data is None:
         return Record(place=place, name=name, error=_too_long(place))
     try:
-        value = json.loads(data.removeprefix(codecs.BOM_UTF8))
+        value = json.loads(
+            decode_utf8(data.removeprefix(codecs.BOM_UTF8), source=place, errors=errors)
+        )
+    except InvalidText as exc:
+        return Record(place=place, name=name, error=exc)
     except (ValueError, RecursionError) as exc:
         reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
         error = InvalidInput(f"{place} is not JSON: {reason}.", "Write one JSON object a line.")

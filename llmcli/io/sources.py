@@ -16,6 +16,7 @@ DecodeErrors = Literal["strict", "replace"]
 
 STDIN = "-"
 CHUNK_BYTES = 1 << 20
+MAX_PROMPT = 16 << 20  # bytes: beyond the largest contexts there are, and little memory yet
 
 
 def decode_utf8(data: bytes, *, source: str, errors: DecodeErrors = "strict") -> str:
@@ -120,9 +121,25 @@ def read_chunks(
             stream.close()
 
 
-def read_bytes(source: str | Path) -> bytes:
-    """Return all bytes of a file, or of stdin for ``-`` (raises as :func:`read_chunks`)."""
-    return b"".join(read_chunks(source))
+def read_text(
+    source: str | Path, *, errors: DecodeErrors = "strict", limit: int = MAX_PROMPT
+) -> str:
+    """Return a file's or stdin's text, for what must have it whole.
+
+    Raises:
+        InvalidInput: it has more bytes than ``limit``; or as :func:`read_chunks`.
+        InvalidText: as :func:`decode_utf8`.
+    """
+    name, parts, size = source_name(source), list[bytes](), 0
+    for part in read_chunks(source):
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise InvalidInput(
+                f"{name} is longer than {limit >> 20} MiB, more than any prompt.",
+                "Shorten it: 'head -c 100000', say.",
+            )
+    return decode_utf8(b"".join(parts), source=name, errors=errors)
 
 
 def _read(stream: BinaryIO, size: int, source: str | Path, as_it_comes: bool = False) -> bytes:
@@ -138,11 +155,6 @@ def _read(stream: BinaryIO, size: int, source: str | Path, as_it_comes: bool = F
 def source_name(source: str | Path) -> str:
     """How messages call a source: a file's name, or ``stdin``."""
     return "stdin" if source == STDIN else str(source)
-
-
-def read_text(source: str | Path, *, errors: DecodeErrors = "strict") -> str:
-    """Return a file's or stdin's text (raises as :func:`read_chunks` and :func:`decode_utf8`)."""
-    return decode_utf8(read_bytes(source), source=source_name(source), errors=errors)
 
 
 def unread_stdin() -> bool:

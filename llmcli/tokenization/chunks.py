@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,7 @@ from llmcli.tokenization.large_text import encode_pieces
 from llmcli.tokenization.stream import StreamDecoder
 from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
-__all__ = ["Boundary", "Chunk", "Side", "split", "token_edges", "truncate"]
+__all__ = ["Boundary", "Chunk", "Side", "beginning", "split", "token_edges", "truncate"]
 
 Side = Literal["head", "tail", "middle"]
 Boundary = Literal["paragraph", "sentence", "word", "token"]
@@ -95,6 +95,41 @@ def _library_edges(
 ) -> array[int]:
     spans = tokenizer.encode(text, special=special).char_offsets
     return array("Q", [end for _, end in spans][:limit])
+
+
+def beginning(
+    tokenizer: Tokenizer,
+    parts: Iterable[str],
+    max_tokens: int,
+    *,
+    special: SpecialTokens = "text",
+    threads: int | None = None,
+) -> str:
+    """As much of a text as `truncate` must see to drop its tail; no more is read.
+
+    The tokens in front are those of the whole text, and there are more than ``max_tokens`` of
+    them unless the text has no more.
+
+    Args:
+        tokenizer: The tokenizer.
+        parts: The text, as it is read.
+        max_tokens: At least 0.
+        special: As in `Tokenizer.ids`.
+        threads: As in `set_threads`.
+    """
+    read: list[str] = []
+
+    def reading() -> Iterator[str]:
+        for part in parts:
+            read.append(part)
+            yield part
+
+    count = 0
+    for piece in encode_pieces(tokenizer, reading(), special=special, threads=threads):
+        count += piece.count
+        if count > max_tokens:
+            break
+    return "".join(read)
 
 
 def truncate(

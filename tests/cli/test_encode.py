@@ -266,6 +266,11 @@ def test_compare(encode: Any, tokenizer_folders: Any, tokenizer: Tokenizer) -> N
         ["--lines", "--null", "x"],
         ["-o", "f", "x"],
         ["--overlap", "2", "x"],
+        ["--boundary", "word", "x"],
+        ["--boundary", "word", "--max-tokens", "3", "x"],
+        ["--truncate", "tail", "x"],
+        ["--truncate", "head", "--split", "9", "x"],
+        ["--field", "text", "--lines", "x"],
         ["--split", "4", "--overlap", "4", "x"],
         ["--split", "0", "x"],
         ["--add-bos", "--tokens", "x"],
@@ -282,6 +287,14 @@ def test_wrong_calls_exit_2_with_one_line(encode: Any, args: list[str]) -> None:
     assert result.stdout == ""
     assert result.stderr.startswith("Error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_the_environment_may_set_what_this_call_does_not_need(
+    encode: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLMCLI_ENCODE_TRUNCATE", "head")
+    assert encode("x").exit_code == 0
+    assert encode("--max-tokens", "1", "Once the").stdout == " the"
 
 
 def test_the_argument_leaves_stdin_alone(run_llmcli: Any, small_folder: Path) -> None:

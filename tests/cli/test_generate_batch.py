@@ -118,6 +118,26 @@ def test_a_file_that_is_missing_comes_after_what_was_there(tiny_gpt2: Path, tmp_
 def test_what_is_wrong_with_the_call(tiny_gpt2: Path) -> None:
     assert "one argument" in generate(tiny_gpt2, "a", "b", code=2).stderr
     assert "--batch-size" in generate(tiny_gpt2, "--batch-size", "0", "{}", code=2).stderr
+    for flag in ("-0", "--keep-newline"):
+        refused = generate(tiny_gpt2, flag, "{}", code=2)
+        assert refused.stderr.startswith(f"Error: {flag} does not go with --jsonl.")
+
+
+@pytest.mark.parametrize("args", [["--field", "q", "x"], ["-0", "--json", "x"]])
+def test_what_would_do_nothing_without_a_batch_is_refused(tiny_gpt2: Path, args: list[str]) -> None:
+    result = CliRunner().invoke(cli, ["generate", "-m", str(tiny_gpt2), *args])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"Error: {args[0]} ")
+
+
+def test_bytes_that_are_not_utf8_in_a_record(tiny_gpt2: Path) -> None:
+    line = b'{"prompt": "the caf\xe9"}\n'
+    asked = ["-n", "2", "--seed", "1"]
+    [record] = objects(generate(tiny_gpt2, *asked, input=line, code=4).stdout)
+    assert record["error"].startswith("Line 1 of stdin is not valid UTF-8: byte 0xe9 at offset 19.")
+    [record] = objects(generate(tiny_gpt2, *asked, "--errors", "replace", input=line).stdout)
+    assert record["prompt"] == "the caf\ufffd"
+    assert record["completion_tokens"] == 2
 
 
 def test_what_cannot_go_together_is_told_once(

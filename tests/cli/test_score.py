@@ -173,7 +173,7 @@ def test_records_pass_their_fields_through(run: Run) -> None:
         {"id": 10, "story": "The crow."},
     ]
     text = "\n".join(map(json.dumps, lines)) + "\nnot json\n"
-    *found, total = rows(run("--by", "record", "--field", "story", "--json", input=text, code=4))
+    *found, total = rows(run("--jsonl", "--field", "story", "--json", input=text, code=4))
     assert [row.get("id") for row in found] == [7, 8, 9, 10, None], "in the order of the input"
     by_id = {row.get("id"): row for row in found}
     assert by_id[7]["label"] == {"x": 1}
@@ -186,12 +186,12 @@ def test_records_pass_their_fields_through(run: Run) -> None:
 
 def test_lone_surrogates_in_json_are_error_records(run: Run) -> None:
     text = '{"id": 1, "text": "\\ud800"}\n{"id": 2, "text": "A fox."}\n'
-    *found, total = rows(run("--by", "record", "--json", input=text, code=4))
+    *found, total = rows(run("--jsonl", "--json", input=text, code=4))
     by_id = {row["id"]: row for row in found}
     assert "lone surrogate" in by_id[1]["error"]
     assert by_id[2]["tokens"] > 0
     assert total["rows"] == 1
-    assert "lone surrogate" in run("--by", "record", input=text, code=2).stderr
+    assert "lone surrogate" in run("--jsonl", input=text, code=2).stderr
 
 
 @pytest.mark.parametrize("locale", ["C", "C.UTF-8", "POSIX"])
@@ -348,7 +348,10 @@ def test_versus_a_coarser_precision(run: Run) -> None:
         (["--convention", "lm-eval", "--no-bos", "x"], None, "always begins with BOS"),
         (["--tokens", "--by", "line", "x"], None, "exclude each other"),
         (["--vs-precision", "int8", "--by", "line", "x"], None, "--vs-precision and --by line"),
-        (["--top", "3", "x"], None, "go with --by"),
+        (["--top", "3", "x"], None, "go with --by and --jsonl"),
+        (["--field", "story", "x"], None, "--field goes with --jsonl"),
+        (["--jsonl", "--by", "line"], "{}", "--by line and --jsonl exclude each other"),
+        (["--jsonl", "--tokens"], "{}", "--tokens and --jsonl exclude each other"),
         (["--top-logprobs", "3", "x"], None, "goes with --tokens"),
         (["-i", "missing.txt"], None, "Cannot read missing.txt"),
         (["-i", "."], None, "is a directory"),

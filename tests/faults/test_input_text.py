@@ -257,3 +257,36 @@ def test_row_25_27_through_a_pipe_the_bytes_are_exact(call: Any) -> None:
     assert call("decode", input=ids).stdout_bytes == HOSTILE.encode("utf-8")
     short = call("encode", "--max-tokens", "1000", input=HOSTILE.encode("utf-8"))
     assert short.stdout_bytes == HOSTILE.encode("utf-8")
+
+
+# -- input without end -----------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["generate"], "longer than 16 MiB, more than any prompt"),
+        (["next"], "longer than 16 MiB, more than any prompt"),
+        (["rank", "yes"], "longer than 16 MiB, more than any prompt"),
+        (["encode", "--json"], "which --json holds in memory"),
+        (["encode", "--split", "9"], "which --split holds in memory"),
+        (["encode", "--compare", "fable"], "which --compare holds in memory"),
+        (["encode", "--max-tokens", "9", "--truncate", "head"], "which --truncate head holds"),
+    ],
+)
+def test_row_24_what_needs_the_end_of_endless_input_says_so(
+    call: Any, args: list[str], words: str
+) -> None:
+    _refused(call(args[0], *args[1:], "-i", "/dev/zero"), words)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_row_24_what_has_a_bound_stops_reading_there(call: Any) -> None:
+    result = call("encode", "--max-tokens", "3", "-i", "/dev/zero")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert set(result.stdout) == {"\0"}
+    found = call("encode", "--max-tokens", "3", "--json", "-i", "/dev/zero")
+    assert json.loads(found.stdout)["text"] == result.stdout
+    assert json.loads(found.stdout)["truncated"] is True
+    assert call("encode", "--fits", "3", "-i", "/dev/zero").exit_code == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.errors import InvalidInput
-from llmcli.tokenization.chunks import Boundary, Side, split, token_edges, truncate
+from llmcli.tokenization.chunks import Boundary, Side, beginning, split, token_edges, truncate
+from llmcli.tokenization.large_text import PIECE_CHARS
 from llmcli.tokenization.tokenizer import Tokenizer
 
 TEXTS = st.text(max_size=80) | st.lists(
@@ -121,3 +123,31 @@ def test_edges_are_the_characters_whole_after_each_token(tokenizer: Tokenizer, t
     for token_id, edge in zip(tokenizer.ids(text), edges, strict=True):
         data += tokenizer.token_bytes(token_id)
         assert data.decode("utf-8", "ignore") == text[:edge]
+
+
+@given(
+    text=TEXTS.map(lambda text: text * 20), max_tokens=st.integers(0, 40), cut=st.integers(1, 50)
+)
+@settings(max_examples=60, deadline=None)
+def test_a_beginning_is_cut_as_the_whole_text_is(
+    tokenizer: Tokenizer, text: str, max_tokens: int, cut: int
+) -> None:
+    text *= 20
+    parts = [text[at : at + cut] for at in range(0, len(text), cut)]
+    begun = beginning(tokenizer, parts, max_tokens)
+    assert text.startswith(begun)
+    assert truncate(tokenizer, begun, max_tokens) == truncate(tokenizer, text, max_tokens)
+
+
+def test_no_more_is_read_than_the_beginning(tokenizer: Tokenizer) -> None:
+    read = 0
+
+    def without_end() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield "Once there was a fox. " * 100
+
+    begun = beginning(tokenizer, without_end(), 5)
+    assert begun == "Once there was a fox. " * 100 * read
+    assert len(begun) < 40 * PIECE_CHARS
