@@ -79,6 +79,8 @@ class Scheduler:
         slots: How many sequences are under way at once.
         draft: Proposes tokens; only for one slot.
         draft_stats: Counts what it proposed.
+        share_prefixes: Whether a text takes over what another one with the same beginning has
+            read; None where that changes no bit.
     """
 
     def __init__(
@@ -90,8 +92,11 @@ class Scheduler:
         slots: int = 1,
         draft: Draft | None = None,
         draft_stats: DraftStats | None = None,
+        share_prefixes: bool | None = None,
     ) -> None:
         self._decoder = decoder
+        exact = decoder.rows_alike != 1
+        self._share_prefixes = exact if share_prefixes is None else share_prefixes
         self._token_bytes = token_bytes
         self._eos_ids = frozenset(eos_ids)
         self._slots = slots
@@ -212,7 +217,7 @@ class Scheduler:
         # Logits after the last token come of reading it.
         shared = min(shared, len(prompt) - 1)
         read = _Read(self._decoder.open())
-        if source is not None and shared >= _WORTH_COPYING and self._decoder.rows_alike != 1:
+        if source is not None and shared >= _WORTH_COPYING and self._share_prefixes:
             kept = self._decoder.copy(source.slot, read.slot, shared)
             read.tokens = list(prompt[:kept])
         self._trim(self._slots - len(self._running) - 1)

@@ -223,8 +223,8 @@ class ChatTemplate:
         return _compile(self.source, self.name)
 
 
-def chat_template(folder: Path) -> ChatTemplate | None:
-    """The template that a model's folder holds; None where it has none.
+def chat_template(tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The template that a tokenizer's folder holds; None where it has none.
 
     Read are ``chat_template.jinja``, and ``chat_template`` in tokenizer_config.json: a text, or
     a list of named ones, of which "default" is taken, or the only one.
@@ -233,9 +233,10 @@ def chat_template(folder: Path) -> ChatTemplate | None:
         CorruptModel: a file is broken.
         StorageError: a file cannot be read.
     """
+    folder = tokenizer.folder
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return ChatTemplate(str(path), _read_template(path), _tokens(folder))
+        return ChatTemplate(str(path), _read_template(path), _tokens(tokenizer))
     for name in ("tokenizer_config.json", "chat_template.json"):
         value = read_json(folder / name).get("chat_template")
         if isinstance(value, list):
@@ -247,28 +248,28 @@ def chat_template(folder: Path) -> ChatTemplate | None:
             only = next(iter(named.values())) if len(named) == 1 else None
             value = named.get("default", only)
         if isinstance(value, str) and value:
-            return ChatTemplate(str(folder / name), value, _tokens(folder))
+            return ChatTemplate(str(folder / name), value, _tokens(tokenizer))
     return None
 
 
-def named_template(name: str, folder: Path) -> ChatTemplate:
+def named_template(name: str, tokenizer: Tokenizer) -> ChatTemplate:
     """A bundled layout by its name, or a file with a template.
 
     Args:
         name: What was typed.
-        folder: The model's, whose control tokens the template writes.
+        tokenizer: The model's, whose control tokens the template writes.
 
     Raises:
         InvalidInput: neither a layout nor a file has the name.
     """
     if name in LAYOUTS:
-        return ChatTemplate(name, LAYOUTS[name], _tokens(folder), STOPS.get(name, ()))
+        return ChatTemplate(name, LAYOUTS[name], _tokens(tokenizer), STOPS.get(name, ()))
     path = Path(name)
     if not path.is_file():
         raise InvalidInput(
             f"There is no template {name!r}.", f"Name a file, or one of {', '.join(LAYOUTS)}."
         )
-    return ChatTemplate(str(path), _read_template(path), _tokens(folder))
+    return ChatTemplate(str(path), _read_template(path), _tokens(tokenizer))
 
 
 def _read_template(path: Path) -> str:
@@ -283,10 +284,14 @@ def _read_template(path: Path) -> str:
         raise InvalidInput(f"{path} cannot be read: {reason}.", "Name another file.") from exc
 
 
-def _tokens(folder: Path) -> dict[str, str]:
+def _tokens(tokenizer: Tokenizer) -> dict[str, str]:
     """What templates call the model's control tokens; those it lacks are empty."""
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    return {name: named_token(folder, name) or "" for name in names}
+    found = {name: named_token(tokenizer.folder, name) or "" for name in names}
+    for name, token_id in (("bos_token", tokenizer.bos_id), ("eos_token", tokenizer.eos_id)):
+        if not found[name] and token_id is not None and token_id in tokenizer:
+            found[name] = tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+    return found
 
 
 def _text_ids(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -139,7 +140,7 @@ PARTS = st.sampled_from(["<|im_end|>", "<|im_", "start|>", "</s>", "é", " ", "\
 @given(contents=st.lists(st.lists(PARTS, max_size=6).map("".join), min_size=1, max_size=3))
 def test_what_is_typed_stays_text(tokenizer: Tokenizer, contents: list[str]) -> None:
     """Only the template's own control tokens are control tokens, and no byte is lost."""
-    template = named_template("chatml", tokenizer.folder)
+    template = named_template("chatml", tokenizer)
     messages = [{"role": "user", "content": content} for content in contents]
     ids = template.encode(tokenizer, messages)
     assert tokenizer.decode_bytes(ids).decode() == template.render(messages)
@@ -151,39 +152,41 @@ def test_what_is_typed_stays_text(tokenizer: Tokenizer, contents: list[str]) -> 
 
 
 def test_control_tokens_may_be_forbidden(tokenizer: Tokenizer) -> None:
-    template = named_template("chatml", tokenizer.folder)
+    template = named_template("chatml", tokenizer)
     with pytest.raises(InvalidInput, match="special token '</s>'"):
         template.encode(tokenizer, [{"role": "user", "content": "a</s>"}], special="forbid")
 
 
-def test_where_a_template_stands(tmp_path: Path) -> None:
-    assert chat_template(tmp_path) is None
+def test_where_a_template_stands(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    shutil.copy(tokenizer.folder / "tokenizer.json", tmp_path)
+    assert chat_template(Tokenizer.from_folder(tmp_path)) is None
     config = tmp_path / "tokenizer_config.json"
     config.write_text(
         json.dumps({"chat_template": "{{ eos_token }}", "eos_token": {"content": "E"}})
     )
-    found = chat_template(tmp_path)
+    found = chat_template(Tokenizer.from_folder(tmp_path))
     assert found is not None
     assert found.render([]) == "E"
     several = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
     config.write_text(json.dumps({"chat_template": several}))
-    found = chat_template(tmp_path)
+    found = chat_template(Tokenizer.from_folder(tmp_path))
     assert found is not None
     assert found.render([]) == "D"
     config.write_text(json.dumps({"chat_template": 5}))
-    assert chat_template(tmp_path) is None
+    assert chat_template(Tokenizer.from_folder(tmp_path)) is None
     (tmp_path / "chat_template.jinja").write_text("J")
-    found = chat_template(tmp_path)
+    found = chat_template(Tokenizer.from_folder(tmp_path))
     assert found is not None
     assert found.render([]) == "J"
 
 
-def test_names(tmp_path: Path) -> None:
+def test_names(tokenizer: Tokenizer, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no template 'chatlm'"):
-        named_template("chatlm", tmp_path)
+        named_template("chatlm", tokenizer)
+    template = ChatTemplate("eos-joined", LAYOUTS["eos-joined"], {**TOKENS, "eos_token": ""})
     with pytest.raises(InvalidInput, match="writes the eos_token, and the model has none"):
-        named_template("eos-joined", tmp_path).render(TALK)
+        template.render(TALK)
     path = tmp_path / "own.jinja"
     path.write_bytes(b"\xff")
     with pytest.raises(InvalidInput, match="not UTF-8"):
-        named_template(str(path), tmp_path)
+        named_template(str(path), tokenizer)
