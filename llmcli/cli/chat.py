@@ -1,0 +1,248 @@
+"""``llmcli chat``: talk with a model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.options import load_model, model_options, output_options
+from llmcli.cli.sampling_options import SamplingOptions, sampling_options, seed_option
+from llmcli.engine.params import SamplingParams
+from llmcli.errors import InvalidInput
+from llmcli.io.prompts import read_prompt
+from llmcli.models.options import LoadOptions
+from llmcli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from llmcli.tasks.chat import Conversation, Reply
+
+
+@click.command()
+@click.argument("message", nargs=-1)
+@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.option(
+    "--template",
+    metavar="FILE|NAME",
+    help="How messages are written for the model: a Jinja file, or a bundled layout (chatml, "
+    "llama-2, llama-3, zephyr, eos-joined, plain, story).  [default: the model's own]",
+)
+@click.option("--load", "load_file", type=click.Path(), metavar="FILE", help="Go on with a file.")
+@click.option("--save", "save_file", type=click.Path(), metavar="FILE", help="Save every turn.")
+@click.option("--continue", "go_on", is_flag=True, help="Go on with the last conversation.")
+@click.option(
+    "--special",
+    type=click.Choice(["text", "allow", "forbid"]),
+    default="text",
+    show_default=True,
+    help="What control tokens spelt out in a message are.",
+)
+@click.option(
+    "--markdown/--no-markdown", default=True, show_default=True, help="Draw answers as Markdown."
+)
+@sampling_options
+@seed_option
+@model_options
+@output_options
+def chat(
+    message: tuple[str, ...],
+    sampling: SamplingOptions,
+    seed: int | None,
+    model: LoadOptions,
+    console: Console,
+    **own: Any,
+) -> None:
+    """Talk with a model, or ask it one thing.
+
+    With a message, or with text on stdin, the answer is printed and that is all. At a terminal
+    without one, a conversation begins: /help lists what can be done in it.
+
+    \b
+    Examples:
+      llmcli chat -m HuggingFaceTB/SmolLM2-135M-Instruct
+      llmcli chat -m HuggingFaceTB/SmolLM2-135M-Instruct "Name three rivers."
+      echo "Why is the sky blue?" | llmcli chat --json
+      llmcli chat -m fable --template story
+    """
+    options = ChatOptions(**own)
+    given = {**sampling.given(), **({} if seed is None else {"seed": seed})}
+    SamplingParams(**given)
+    if options.load_file and options.go_on:
+        raise InvalidInput("--load and --continue exclude each other.", "Leave one of them out.")
+    at_terminal = not message and sys.stdin is not None and sys.stdin.isatty()
+    text = None if at_terminal else read_prompt(message, (), notify=console.notice)
+    if text is not None and not text.strip():
+        raise InvalidInput("The message is empty.", "Say something.")
+    talk = _begin(options, given, sampling, model, console)
+    if text is not None:
+        if _answer_once(talk, text, options, console):
+            raise SystemExit(INTERRUPTED)
+        return
+    _talk(talk, options, console)
+
+
+@dataclass(slots=True, kw_only=True)
+class ChatOptions:
+    """What chat alone takes; /fork changes where turns are saved."""
+
+    system: str | None
+    template: str | None
+    load_file: str | None
+    save_file: str | None
+    go_on: bool
+    special: Any
+    markdown: bool
+
+
+def _folder() -> Path:
+    return Path(click.get_app_dir("llmcli")) / "chat"
+
+
+def _begin(
+    options: ChatOptions,
+    given: dict[str, Any],
+    sampling: SamplingOptions,
+    model: LoadOptions,
+    console: Console,
+) -> Conversation:
+    from llmcli.models.continuation import parse_logit_bias, sampling_params
+    from llmcli.tasks.chat import Conversation, read_messages, template_for
+
+    messages = []
+    if options.load_file:
+        messages = read_messages(Path(options.load_file))
+    elif options.go_on:
+        messages = read_messages(_folder() / "last.jsonl")
+    loaded = load_model(model, console)
+    biases = parse_logit_bias(loaded, sampling.logit_bias)
+    talk = Conversation(
+        model=loaded,
+        template=template_for(loaded, options.template),
+        params=sampling_params(loaded, {**given, "logit_bias": biases}),
+        special=options.special,
+        messages=messages,
+    )
+    if options.system is not None:
+        talk.system = options.system
+    return talk
+
+
+def _answer_once(talk: Conversation, text: str, options: ChatOptions, console: Console) -> bool:
+    """Answer one message; whether Ctrl-C cut the answer short."""
+    from llmcli.tasks.chat import Reply, reply_record
+    from llmcli.tasks.provenance import provenance, settings_record
+
+    talk.say(text)
+    reply, interrupted = Reply(), InterruptFlag()
+    with interrupted:
+        for event in talk.answer(reply, interrupted):
+            if event.text and not console.json_output:
+                console.write(event.text)
+                console.flush()
+    _keep(talk, options)
+    if console.json_output:
+        about = {**provenance(talk.model), "sampling": settings_record(talk.params)}
+        console.record(reply_record(talk, reply, about))
+    else:
+        console.write_raw("\n")
+        console.flush()
+    if reply.dropped_messages:
+        console.notice(f"The oldest {reply.dropped_messages} messages did not fit the context.")
+    return interrupted.set
+
+
+def _keep(talk: Conversation, options: ChatOptions) -> None:
+    """Save the conversation for --continue, and where --save says."""
+    from llmcli.tasks.chat import save_messages
+
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    save_messages(folder / "last.jsonl", talk.messages)
+    (folder / "last.jsonl").chmod(0o600)
+    if options.save_file:
+        save_messages(Path(options.save_file), talk.messages)
+
+
+def _talk(talk: Conversation, options: ChatOptions, console: Console) -> None:
+    """The conversation at a terminal."""
+    from llmcli.tasks.chat import Reply
+    from llmcli.terminal.chat import Chat, Talk
+
+    latest = Reply()
+
+    def answer(should_stop: Any) -> Any:
+        nonlocal latest
+        latest = Reply()
+        yield from talk.answer(latest, should_stop)
+        _keep(talk, options)
+
+    Chat(
+        console,
+        Talk(
+            answer=answer,
+            dropped=lambda: latest.dropped_messages,
+            command=lambda name, words: _command(talk, options, name, words),
+            last_message=lambda: next(
+                (each.content for each in reversed(talk.messages) if each.role == "user"), None
+            ),
+            say=talk.say,
+        ),
+        history=_folder() / "history",
+        markdown=options.markdown,
+    ).run(InterruptFlag)
+
+
+def _command(talk: Conversation, options: ChatOptions, name: str, words: list[str]) -> str:
+    """Run a slash command; returns what to show.
+
+    Raises:
+        InvalidInput: there is no such command, or it was given too much or too little.
+    """
+    from llmcli.tasks.chat import read_messages, save_messages
+    from llmcli.terminal.chat import COMMANDS, help_text, with_setting
+
+    if name not in COMMANDS:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, COMMANDS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        raise InvalidInput(f"There is no command {name}.{meant}", "/help lists all.")
+    wanted = {"/set": 2, "/fork": 1, "/save": 1, "/load": 1}.get(name, 0)
+    if len(words) != wanted and name != "/system":
+        raise InvalidInput(f"{name} takes {wanted or 'no'} words.", "/help shows them.")
+    if name == "/help":
+        return help_text()
+    if name == "/system":
+        talk.system = words[0] if words else None
+        return "The system message is set." if words else "There is no system message."
+    if name == "/set":
+        talk.params = with_setting(talk.params, *words)
+        return f"{words[0]} is {words[1]}."
+    if name == "/retry":
+        if not talk.take_back_answer():
+            raise InvalidInput("There is nothing to answer.", "Say something first.")
+        return ""
+    if name == "/undo":
+        taken = talk.undo()
+        return "There is nothing to take back." if taken is None else f"Taken back: {taken.content}"
+    if name in ("/save", "/fork"):
+        if name == "/fork":
+            options.save_file = str(Path(words[0]).expanduser())
+        save_messages(Path(words[0]).expanduser(), talk.messages)
+        return f"{len(talk.messages)} messages are in {words[0]}."
+    if name == "/load":
+        talk.messages = read_messages(Path(words[0]).expanduser())
+        return f"{len(talk.messages)} messages were read."
+    if name == "/tokens":
+        count = len(talk.ids(talk.messages)) if talk.messages else 0
+        return f"{count} of {talk.model.n_positions} tokens."
+    params = talk.params
+    return (
+        f"{talk.model.name}, {talk.model.precision}; template {talk.template.name}; temperature "
+        f"{params.temperature:g}, top-p {params.top_p:g}, top-k {params.top_k}, at most "
+        f"{params.max_new_tokens} tokens an answer, seed {params.seed}."
+    )
