@@ -19,7 +19,7 @@ from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.tasks.chat import Conversation, Reply
+    from llmcli.tasks.chat import Conversation
 
 
 @click.command()
@@ -109,8 +109,8 @@ def _begin(
     model: LoadOptions,
     console: Console,
 ) -> Conversation:
-    from llmcli.models.continuation import parse_logit_bias, sampling_params
     from llmcli.tasks.chat import Conversation, read_messages, template_for
+    from llmcli.tasks.prompts import parse_logit_bias, sampling_params
 
     messages = []
     if options.load_file:

@@ -7,6 +7,7 @@ import click
 from llmcli._version import __version__
 from llmcli.cli.bench import bench
 from llmcli.cli.boundary import ARGUMENTS, Group
+from llmcli.cli.chat import chat
 from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
@@ -52,6 +53,7 @@ def cli(ctx: click.Context) -> None:
 
 for _command in (
     generate,
+    chat,
     next_tokens,
     encode,
     decode,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput, LlmcliError
-from llmcli.terminal.console import DIM, Console
+from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

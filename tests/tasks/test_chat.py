@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from toy_decoder import ToyDecoder
 
+from llmcli.api import load
 from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import ContextOverflow, InvalidInput
 from llmcli.models.language_model import LanguageModel
-from llmcli.models.loader import load
 from llmcli.tasks.chat import (
     Conversation,
     Message,
