@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -14,11 +12,8 @@ from torch import Tensor
 
 from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams
+from llmcli.engine.reading import Reading, Text, find_reading
 from llmcli.engine.sampling import check_logits
-
-# Prompts are read in pieces of this many tokens, so that memory does not grow with the square
-# of the prompt and an interrupt is noticed in between.
-PREFILL_TOKENS = 512
 
 
 class TransformersDecoder:
@@ -30,18 +25,24 @@ class TransformersDecoder:
     Args:
         module: A transformers causal language model in eval mode.
         n_positions: The context; the most tokens a slot can hold.
+        reading: How the model can be read; found out if it is not given.
+
+    Raises:
+        UnsupportedModel: It is not causal, or cannot be read at all.
     """
 
     rows_alike: int | None = 1
     weight_bytes: int | None = None
     kernels = "torch's operators"
 
-    def __init__(self, module: Any, *, n_positions: int) -> None:
+    def __init__(self, module: Any, *, n_positions: int, reading: Reading | None = None) -> None:
         self._module = module
         self._n_positions = n_positions
-        self._slots: dict[int, _Slot] = {}
+        self._reading = reading or find_reading(
+            module, name=str(module.config.model_type), n_positions=n_positions
+        )
+        self._slots: dict[int, Text] = {}
         self._next = 0
-        self._keeps_logits = "logits_to_keep" in inspect.signature(module.forward).parameters
 
     @property
     def vocab_size(self) -> int:
@@ -61,7 +62,7 @@ class TransformersDecoder:
     def open(self) -> int:
         """Take an empty slot."""
         slot, self._next = self._next, self._next + 1
-        self._slots[slot] = _Slot()
+        self._slots[slot] = Text(self._module, self._reading)
         return slot
 
     def close(self, slot: int) -> None:
@@ -70,19 +71,15 @@ class TransformersDecoder:
 
     def length(self, slot: int) -> int:
         """How many tokens a slot holds."""
-        return len(self._slots[slot].ids)
+        return len(self._slots[slot])
 
     def truncate(self, slot: int, length: int) -> None:
         """Keep a slot's first ``length`` tokens."""
-        held = self._slots[slot]
-        del held.ids[length:]
-        held.cut()
+        self._slots[slot].truncate(length)
 
     def copy(self, source: int, target: int, length: int) -> int:
         """Make a slot hold the first ``length`` tokens of another."""
-        from_ = self._slots[source]
-        self._slots[target] = _Slot(from_.ids[:length], copy.deepcopy(from_.cache), from_.read)
-        self._slots[target].cut()
+        self._slots[target] = self._slots[source].copied(length)
         return length
 
     def append(
@@ -93,57 +90,9 @@ class TransformersDecoder:
         every: bool = False,
     ) -> Floats:
         """Append tokens to slots; logits [tokens or slots, vocab]."""
-        return np.concatenate(
-            [self._read(self._slots[slot], ids, every=every) for slot, ids in texts]
-        )
-
-    @torch.inference_mode()
-    def _read(self, slot: _Slot, ids: Sequence[int], *, every: bool) -> Floats:
-        """Append ids to a slot; float32 logits [time, vocab] (time 1 unless ``every``)."""
-        slot.ids += ids
-        kept: list[Tensor] = []
-        wanted = len(ids) if every else 1
-        while slot.read < len(slot.ids):
-            piece = slot.ids[slot.read : slot.read + PREFILL_TOKENS]
-            options = {"logits_to_keep": 1} if self._keeps_logits and not every else {}
-            output = self._module(
-                torch.tensor([piece], device=self._module.device),
-                past_key_values=slot.cache,
-                use_cache=True,
-                **options,
-            )
-            slot.cache = output.past_key_values
-            slot.read += len(piece)
-            kept = [*kept, output.logits[0]] if every else [output.logits[0, -1:]]
-        logits = torch.cat(kept)[-wanted:].float().cpu().numpy()
+        read = [self._slots[slot].append(ids, every=every) for slot, ids in texts]
+        logits = np.concatenate([each.float().cpu().numpy() for each in read])
         return cast("Floats", logits)
-
-
-class _Slot:
-    """A text: its tokens, and the cache of those that were read."""
-
-    def __init__(self, ids: Sequence[int] = (), cache: Any = None, read: int = 0) -> None:
-        self.ids = list(ids)
-        self.cache = cache
-        self.read = read
-
-    def cut(self) -> None:
-        """Bring the cache back to the tokens; one that cannot go back is read anew."""
-        excess = self.read - len(self.ids)
-        if excess <= 0:
-            return
-        if self.ids and _can_crop(self.cache):
-            self.cache.crop(-excess)
-            self.read = len(self.ids)
-        else:
-            self.cache, self.read = None, 0
-
-
-def _can_crop(cache: Any) -> bool:
-    layers = getattr(cache, "layers", None) or []
-    return bool(layers) and not any(
-        getattr(layer, "is_sliding", False) or not hasattr(layer, "crop") for layer in layers
-    )
 
 
 @torch.inference_mode()

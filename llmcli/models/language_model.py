@@ -17,6 +17,7 @@ from llmcli.reporting import Notify, silent
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
     from llmcli.engine.gpt2_weights import GPT2Weights
+    from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -120,10 +121,11 @@ class LanguageModel:
         That of config.json; where it states none, what transformers takes for the kind, or
         `DEFAULT_CONTEXT` for kinds that need none (ALiBi, state spaces).
         """
-        from llmcli.models.config import context_size
+        from llmcli.models.config import context_size, text_part
+        from llmcli.models.kinds import usable_positions
 
-        stated = context_size(self.config)
-        return stated or DEFAULT_CONTEXTS.get(self.config["model_type"], DEFAULT_CONTEXT)
+        default = DEFAULT_CONTEXTS.get(self.config["model_type"], DEFAULT_CONTEXT)
+        return usable_positions(text_part(self.config), context_size(self.config) or default)
 
     @cached_property
     def rows(self) -> int | None:
@@ -188,6 +190,17 @@ class LanguageModel:
         return {"temperature": 1.0, **defaults} if config.get("do_sample") else defaults
 
     @cached_property
+    def reading(self) -> Reading:
+        """How transformers' module can be read.
+
+        Raises:
+            UnsupportedModel: it is not causal, or cannot be read at all.
+        """
+        from llmcli.engine.reading import find_reading
+
+        return find_reading(self.module, name=self.name, n_positions=self.n_positions)
+
+    @cached_property
     def module(self) -> Any:
         """The transformers model, in eval mode, on its device."""
         from llmcli.models.weights import load_module
@@ -217,7 +230,7 @@ class LanguageModel:
             )
         from llmcli.engine.transformers_decoder import TransformersDecoder
 
-        return TransformersDecoder(self.module, n_positions=self.n_positions)
+        return TransformersDecoder(self.module, reading=self.reading, n_positions=self.n_positions)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

@@ -35,17 +35,19 @@ def load_resolved(
 def load_as(kind: type[M], resolved: ResolvedModel, options: LoadOptions, *, notify: Notify) -> M:
     """Load a model as one of a kind of ours; the rest as for :func:`load_resolved`."""
     from llmcli.models.check import check_model_folder
+    from llmcli.models.kinds import check_continues
 
     if resolved.adapter is not None:
         from llmcli.models.adapter import merge_adapter
 
         check_model_folder(resolved.folder, allow_pickle=options.allow_pickle)
         resolved = merge_adapter(replace(resolved, adapter=None), resolved.adapter, notify=notify)
-    check_model_folder(
+    found = check_model_folder(
         resolved.folder,
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
+    check_continues(found.config, name=resolved.name)
     if options.threads is not None:
         import torch
 
