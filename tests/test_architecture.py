@@ -31,7 +31,7 @@ ALLOWED["scoring"] = {"errors", "engine", "params", "tokenization"}
 ALLOWED["tasks"] = {*ALLOWED["models"], "models", "scoring"}
 ALLOWED["api"] = {*ALLOWED["tasks"], "tasks"}
 ALLOWED["training"] = {*ALLOWED["api"], "api", "extras"}
-ALLOWED["terminal"] = {"errors", "reporting", "system", "params"}
+ALLOWED["terminal"] = {*ALLOWED["tasks"], "tasks"}
 ALLOWED["__init__"] = {"errors", "_version", "params", "models", "api"}
 ALLOWED["__main__"] = {"cli"}
 

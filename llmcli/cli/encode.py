@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import click
 
-from llmcli.cli.encode_job import EncodeJob, EncodeSettings
-from llmcli.cli.encode_modes import MODES
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -16,10 +19,87 @@ from llmcli.cli.options import (
     refuse_idle,
     resolve_options,
 )
-from llmcli.io.records import sources
+from llmcli.errors import InvalidInput
+from llmcli.io.files import atomic_write, existing_parent
+from llmcli.io.records import RecordKind, Source, records, sources
+from llmcli.io.sources import STDIN
 from llmcli.models.options import LoadOptions
+from llmcli.tasks.encode import Encoder, chunk_name
 from llmcli.terminal.console import Console
+from llmcli.terminal.encode import EncodeView
 from llmcli.terminal.progress import download_progress
+
+if TYPE_CHECKING:
+    from llmcli.io.idfile import IdFormat
+    from llmcli.tokenization.chunks import Boundary, Chunk, Side
+    from llmcli.tokenization.tokenizer import SpecialTokens
+
+Mode = Literal["ids", "count", "tokens", "format", "max_tokens", "split", "fits", "compare"]
+_BARE = ("tokens", "max_tokens", "split")  # the modes in which nothing is put around a text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeSettings:
+    """What encode alone takes, as it stands on the command line."""
+
+    count: bool
+    tokens: bool
+    format: IdFormat | None
+    output: str | None
+    max_tokens: int | None
+    truncate: Side
+    split: int | None
+    overlap: int
+    boundary: Boundary
+    fits: int | None
+    compare: tuple[str, ...]
+    lines: bool
+    null: bool
+    jsonl: bool
+    field: str
+    special: SpecialTokens
+    add_bos: bool | None
+    add_eos: bool
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        chosen = [f"--{name.replace('_', '-')}" for name in self._chosen()]
+        if len(chosen) > 1:
+            raise InvalidInput(f"{' and '.join(chosen)} exclude each other.", "Give one of them.")
+        if self.lines + self.null + self.jsonl > 1:
+            raise InvalidInput("--lines, --null and --jsonl exclude each other.", "Give one.")
+        if self.output is not None and self.mode not in ("format", "split"):
+            raise InvalidInput("-o goes with --format or --split.", "Redirect stdout instead.")
+        if self.overlap and self.split is None:
+            raise InvalidInput("--overlap goes with --split.", "Add --split N.")
+        if (self.add_bos or self.add_eos) and self.mode in _BARE:
+            raise InvalidInput(
+                f"--add-bos and --add-eos do not go with {chosen[0]}.", "Leave them out."
+            )
+
+    def _chosen(self) -> list[Mode]:
+        said: dict[Mode, bool] = {
+            "count": self.count,
+            "tokens": self.tokens,
+            "format": self.format is not None,
+            "max_tokens": self.max_tokens is not None,
+            "split": self.split is not None,
+            "fits": self.fits is not None,
+            "compare": bool(self.compare),
+        }
+        return [mode for mode, chosen in said.items() if chosen]
+
+    @property
+    def mode(self) -> Mode:
+        """The one thing to do."""
+        return next(iter(self._chosen()), "ids")
+
+    @property
+    def kind(self) -> RecordKind:
+        """What a record is."""
+        return (
+            "lines" if self.lines else "null" if self.null else "jsonl" if self.jsonl else "whole"
+        )
 
 
 @click.command()
@@ -129,19 +209,116 @@ def encode(
         refuse_idle("goes with --jsonl", field="--field")
     found = sources(text, inputs.files, notify=console.notice)
     tokenizer, resolved = load_tokenizer(model, console)
-    # What is printed while the input is read would run into a bar on the same terminal.
-    streams = chosen.mode in ("ids", "tokens") or chosen.kind != "whole"
-    job = EncodeJob(
-        console=console,
-        settings=chosen,
+    encoder = Encoder(
         tokenizer=tokenizer,
         model=resolved,
-        sources=found,
-        errors=inputs.errors,
-        load=lambda name: load_tokenizer(model.of(name), console),
-        watch=None
-        if streams and console.stdout_is_terminal
-        else lambda: download_progress(console),
+        special=chosen.special,
+        threads=chosen.threads,
+        notify=console.notice,
     )
-    MODES[chosen.mode](job)
-    job.finish()
+    if chosen.mode not in _BARE:
+        encoder.surround(bos=chosen.add_bos, eos=chosen.add_eos)
+    # What is printed while the input is read would run into a bar on the same terminal.
+    streams = chosen.mode in ("ids", "tokens") or chosen.kind != "whole"
+    quiet = streams and console.stdout_is_terminal
+    view = EncodeView(
+        console=console,
+        encoder=encoder,
+        records=records(
+            found,
+            kind=chosen.kind,
+            errors=inputs.errors,
+            text_field=chosen.field,
+            watch=None if quiet else lambda: download_progress(console),
+        ),
+        kind=chosen.kind,
+        named=len(found) > 1 and chosen.kind == "whole",
+    )
+    others = (encoder.beside(load_tokenizer(model.of(name), console)) for name in chosen.compare)
+    _show(view, chosen, found, others)
+    view.batch.finish()
+
+
+def _show(
+    view: EncodeView, chosen: EncodeSettings, found: list[Source], others: Iterator[Encoder]
+) -> None:
+    """Do the one thing that was asked for."""
+    match chosen.mode:
+        case "ids":
+            view.ids()
+        case "count":
+            view.count()
+        case "tokens":
+            view.tokens()
+        case "format":
+            _write_ids(view, chosen, found)
+        case "max_tokens":
+            view.truncated(chosen.max_tokens or 0, drop=chosen.truncate, field=chosen.field)
+        case "split":
+            view.chunks(
+                chosen.split or 1,
+                overlap=chosen.overlap,
+                boundary=chosen.boundary,
+                field=chosen.field,
+                write=None if chosen.output is None else _chunk_writer(chosen.output, found),
+            )
+        case "fits":
+            view.fits(chosen.fits or 0)
+        case "compare":
+            view.comparison(others)
+
+
+def _write_ids(view: EncodeView, chosen: EncodeSettings, found: list[Source]) -> None:
+    """The ids of all records, one after the other, as numbers that can be mapped into memory."""
+    from llmcli.io.idfile import id_type, write_ids
+
+    dtype = id_type(view.encoder.tokenizer.vocab_size)
+    with _id_file(view.console, chosen, found) as file:
+        count = write_ids(file, view.all_ids(), format=chosen.format or "bin", dtype=dtype)
+    view.console.detail(f"{count} ids of type {dtype} written.")
+    if chosen.output is not None:
+        done = {"output": chosen.output, "count": count, "dtype": dtype}
+        view.console.json_only({**done, **view.encoder.provenance})
+
+
+class _Stdout:
+    """As much of a binary file as `write_ids` needs."""
+
+    def __init__(self, console: Console) -> None:
+        self.write = console.write_bytes
+
+
+def _id_file(
+    console: Console, chosen: EncodeSettings, found: list[Source]
+) -> AbstractContextManager[BinaryIO]:
+    if chosen.output is not None:
+        return atomic_write(_target(chosen.output, found))
+    if chosen.format == "npy" or console.stdout_is_terminal:
+        raise InvalidInput(
+            f"--format {chosen.format} cannot go to stdout here.", "Name a file with -o."
+        )
+    if console.choose(json=True, text=False):
+        raise InvalidInput("--json and ids both want stdout.", "Name a file with -o.")
+    return nullcontext(_Stdout(console))  # type: ignore[arg-type]
+
+
+def _chunk_writer(template: str, found: list[Source]) -> Callable[[int, Chunk], str]:
+    """Write each chunk to the file that ``-o`` names."""
+    chunk_name(template, 0)
+
+    def write(index: int, chunk: Chunk) -> str:
+        name = chunk_name(template, index)
+        with atomic_write(_target(name, found)) as file:
+            file.write(chunk.text.encode("utf-8"))
+        return name
+
+    return write
+
+
+def _target(output: str, found: list[Source]) -> Path:
+    target = existing_parent(output)
+    for source in found:
+        named = source.data is None and source.name != STDIN and os.path.exists(source.name)
+        if named and target.exists() and os.path.samefile(source.name, target):
+            raise InvalidInput(f"{target} is the input.", "Name another file with -o.")
+    return target

@@ -10,7 +10,6 @@ from llmcli.cli.boundary import INTERRUPTED
 from llmcli.cli.generate_run import GenerateOptions, PromptRun, settle
 from llmcli.cli.options import (
     InputOptions,
-    existing_parent,
     input_options,
     load_model,
     model_options,
@@ -20,6 +19,7 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
+from llmcli.io.files import existing_parent
 from llmcli.io.prompts import read_prompt
 from llmcli.io.records import sources
 from llmcli.models.options import LoadOptions

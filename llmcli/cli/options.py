@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
@@ -14,7 +13,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
-from llmcli.io.sources import STDIN, DecodeErrors
+from llmcli.io.sources import DecodeErrors
 from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import ColorWhen, Console
 
@@ -251,25 +250,3 @@ input_options = bundle(
     ),
 )
 """Adds -i and --errors; the callback takes ``inputs: InputOptions``."""
-
-
-def existing_parent(path: str, *, inputs: Iterable[str] = ()) -> Path:
-    """Return ``path``, checked to be a file that can be written and none of the inputs.
-
-    Raises:
-        InvalidInput: nothing could be written there, or an input would be lost.
-    """
-    if not path:
-        raise InvalidInput("The output file has no name.", "Name a file.")
-    target = Path(os.path.realpath(path))
-    if target.is_dir():
-        raise InvalidInput(f"{path} is a directory.", "Name a file.")
-    if any(source != STDIN and Path(os.path.realpath(source)) == target for source in inputs):
-        raise InvalidInput(f"{path} is an input file, too.", "Write to another file.")
-    special = target.exists() and not target.is_file()  # a pipe or a device: written as it is
-    if not os.access(target if special else target.parent, os.W_OK):
-        raise InvalidInput(
-            f"Cannot write {path}: its folder is missing or not writable.",
-            "Name a file in a folder that exists and that you may write to.",
-        )
-    return target

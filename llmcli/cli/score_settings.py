@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 
 import click
 
-from llmcli.cli.options import bundle, existing_parent
+from llmcli.cli.options import bundle
 from llmcli.errors import InvalidInput
+from llmcli.io.files import existing_parent
 from llmcli.io.records import RecordKind
 from llmcli.models.options import Precision
 from llmcli.scoring.windows import ConventionName

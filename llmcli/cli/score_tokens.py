@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.cli.options import existing_parent
 from llmcli.cli.score_job import ScoreJob
-from llmcli.io.files import atomic_write
+from llmcli.io.files import atomic_write, existing_parent
 from llmcli.terminal.surprisal import (
     SeenToken,
     TintedText,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from llmcli.errors import StorageError
+from llmcli.errors import InvalidInput, StorageError
+from llmcli.io.sources import STDIN
 
 
 @contextmanager
@@ -69,3 +70,25 @@ def sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(descriptor)
+
+
+def existing_parent(path: str, *, inputs: Iterable[str] = ()) -> Path:
+    """Return ``path``, checked to be a file that can be written and none of the inputs.
+
+    Raises:
+        InvalidInput: nothing could be written there, or an input would be lost.
+    """
+    if not path:
+        raise InvalidInput("The output file has no name.", "Name a file.")
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InvalidInput(f"{path} is a directory.", "Name a file.")
+    if any(source != STDIN and Path(os.path.realpath(source)) == target for source in inputs):
+        raise InvalidInput(f"{path} is an input file, too.", "Write to another file.")
+    special = target.exists() and not target.is_file()  # a pipe or a device: written as it is
+    if not os.access(target if special else target.parent, os.W_OK):
+        raise InvalidInput(
+            f"Cannot write {path}: its folder is missing or not writable.",
+            "Name a file in a folder that exists and that you may write to.",
+        )
+    return target

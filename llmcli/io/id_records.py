@@ -30,14 +30,18 @@ class IdRecord:
     Attributes:
         parts: The ids, in lists that are read as they are asked for.
         place: How messages call it.
+        number: Its place among the records of its source, from 0.
         fields: What else a JSON record holds.
         single: Whether it is its whole source, so that what is wrong with it ends the call.
+        error: Why there are no ids.
     """
 
-    parts: Iterable[list[int]]
+    parts: Iterable[list[int]] = ()
     place: str
+    number: int = 0
     fields: dict[str, Any] = field(default_factory=dict)
     single: bool = True
+    error: InvalidInput | None = None
 
 
 def read_records(
@@ -142,9 +146,9 @@ def _text_ids(chunks: Iterable[bytes], place: str) -> Iterator[list[int]]:
 def _json_records(chunks: Iterable[bytes], place: str) -> Iterator[IdRecord]:
     """A JSON document, or one on each line."""
     lines = enumerate(split_bytes(chunks, b"\n"), 1)
-    number, line = next(lines, (1, b""))
+    line_number, line = next(lines, (1, b""))
     try:
-        values = [json.loads(line or b"")]
+        first = json.loads(line or b"")
     except (ValueError, RecursionError):
         # Not a line by itself: one document over several lines.
         rest = [line, *(each for _, each in lines)]
@@ -154,36 +158,34 @@ def _json_records(chunks: Iterable[bytes], place: str) -> Iterator[IdRecord]:
         yield _json_record(whole, place, single=True)
         return
     following = next(lines, None)
-    yield _json_record_of(values[0], place, single=following is None)
-    for number, line in chain([following] if following else [], lines):
+    yield _json_record_of(first, place, single=following is None)
+    number = 0
+    for line_number, line in chain([following] if following else [], lines):
         if line is None or line.strip():
-            yield _json_record(line, f"Line {number} of {place}", single=False)
+            number += 1
+            place_here = f"Line {line_number} of {place}"
+            yield _json_record(line, place_here, number=number, single=False)
 
 
-def _json_record(data: bytes | None, place: str, *, single: bool) -> IdRecord:
+def _json_record(data: bytes | None, place: str, *, number: int = 0, single: bool) -> IdRecord:
     try:
         if data is None:
             raise ValueError(f"longer than {MAX_RECORD >> 20} MiB")
-        return _json_record_of(json.loads(data), place, single=single)
+        return _json_record_of(json.loads(data), place, number=number, single=single)
     except (ValueError, RecursionError) as exc:
-        return IdRecord(parts=_failing(_not_json(place, str(exc))), place=place, single=single)
+        error = _not_json(place, str(exc))
+        return IdRecord(place=place, number=number, single=single, error=error)
 
 
-def _json_record_of(value: Any, place: str, *, single: bool) -> IdRecord:
+def _json_record_of(value: Any, place: str, *, number: int = 0, single: bool) -> IdRecord:
     fields = value if isinstance(value, dict) else {}
     ids = fields.get("ids", value)
     if isinstance(ids, list) and all(type(each) is int for each in ids):
-        return IdRecord(parts=[ids], place=place, fields=fields, single=single)
+        return IdRecord(parts=[ids], place=place, number=number, fields=fields, single=single)
     error = InvalidInput(
         f"{place} holds no token ids.", 'Give a list of whole numbers, or {"ids": [...]}.'
     )
-    return IdRecord(parts=_failing(error), place=place, fields=fields, single=single)
-
-
-def _failing(error: InvalidInput) -> Iterator[list[int]]:
-    """Ids that cannot be had: the error comes when the record's turn does."""
-    raise error
-    yield []
+    return IdRecord(place=place, number=number, fields=fields, single=single, error=error)
 
 
 def _not_json(place: str, reason: str) -> InvalidInput:

@@ -75,15 +75,19 @@ class Record:
 
     Attributes:
         parts: The text, in parts that are read as they are asked for.
+        number: Its place among all records of the input, from 0.
         place: How messages call it ("line 3 of stdin").
         name: The name of its source.
+        single: Whether it is its whole source, so that what is wrong with it ends the call.
         fields: What else a JSON record holds.
         error: Why there is no text.
     """
 
     parts: Iterable[str] = ()
+    number: int = 0
     place: str = ""
     name: str = ""
+    single: bool = False
     fields: dict[str, Any] = field(default_factory=dict)
     error: InvalidInput | None = None
 
@@ -165,20 +169,27 @@ def records(
             is in its ``error`` instead.
         InvalidText: a whole source is not valid UTF-8; raised while its parts are read.
     """
+    number = 0
     for source in found:
         chunks = source.chunks(watch)
         if kind == "whole":
             parts = text_parts(chunks, source=source.label, errors=errors)
-            yield Record(parts=parts, place=source.label, name=source.name)
+            yield Record(
+                parts=parts, number=number, place=source.label, name=source.name, single=True
+            )
+            number += 1
             continue
         separator = b"\0" if kind == "null" else b"\n"
-        for number, data in enumerate(split_bytes(chunks, separator), 1):
-            place = f"{'Record' if kind == 'null' else 'Line'} {number} of {source.label}"
+        for line, data in enumerate(split_bytes(chunks, separator), 1):
+            if kind == "jsonl" and data is not None and not data.strip():
+                continue
+            place = f"{'Record' if kind == 'null' else 'Line'} {line} of {source.label}"
+            at = {"number": number, "place": place, "name": source.name}
             if kind == "jsonl":
-                if data is None or data.strip():
-                    yield _json_record(data, place, source.name, errors, text_field)
+                yield _json_record(data, at, errors, text_field)
             else:
-                yield _text_record(data, place, source.name, errors)
+                yield _text_record(data, at, errors)
+            number += 1
 
 
 def text_parts(
@@ -215,16 +226,19 @@ def json_records_at_hand(
 
     None stands where the next one may have to be waited for. Errors as for :func:`records`.
     """
+    number = 0
     for source in found:
         splitter = _Splitter(b"\n")
-        number = 0
+        line = 0
         for chunk in chain(source.chunks(as_it_comes=True), [None]):
             parts = splitter.end() if chunk is None else splitter.feed(chunk)
             for data in parts:
-                number += 1
+                line += 1
                 if data is None or data.strip():
-                    place = f"Line {number} of {source.label}"
-                    yield _json_record(data, place, source.name, errors, text_field)
+                    place = f"Line {line} of {source.label}"
+                    at = {"number": number, "place": place, "name": source.name}
+                    yield _json_record(data, at, errors, text_field)
+                    number += 1
             yield None
 
 
@@ -269,39 +283,42 @@ def _too_long(place: str) -> InvalidInput:
     )
 
 
-def _text_record(data: bytes | None, place: str, name: str, errors: DecodeErrors) -> Record:
+def _text_record(data: bytes | None, at: dict[str, Any], errors: DecodeErrors) -> Record:
     if data is None:
-        return Record(place=place, name=name, error=_too_long(place))
+        return Record(**at, error=_too_long(at["place"]))
     try:
-        text = decode_utf8(data, source=place, errors=errors)
+        text = decode_utf8(data, source=at["place"], errors=errors)
     except InvalidText as exc:
-        return Record(place=place, name=name, error=exc)
-    return Record(parts=(text,), place=place, name=name)
+        return Record(**at, error=exc)
+    return Record(parts=(text,), **at)
 
 
 def _json_record(
-    data: bytes | None, place: str, name: str, errors: DecodeErrors, text_field: str
+    data: bytes | None, at: dict[str, Any], errors: DecodeErrors, text_field: str
 ) -> Record:
     if data is None:
-        return Record(place=place, name=name, error=_too_long(place))
+        return Record(**at, error=_too_long(at["place"]))
     try:
         value = json.loads(
-            decode_utf8(data.removeprefix(codecs.BOM_UTF8), source=place, errors=errors)
+            decode_utf8(data.removeprefix(codecs.BOM_UTF8), source=at["place"], errors=errors)
         )
     except InvalidText as exc:
-        return Record(place=place, name=name, error=exc)
+        return Record(**at, error=exc)
     except (ValueError, RecursionError) as exc:
         reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
-        error = InvalidInput(f"{place} is not JSON: {reason}.", "Write one JSON object a line.")
-        return Record(place=place, name=name, error=error)
+        error = InvalidInput(
+            f"{at['place']} is not JSON: {reason}.", "Write one JSON object a line."
+        )
+        return Record(**at, error=error)
     fields = value if isinstance(value, dict) else {}
     text = value if isinstance(value, str) else fields.get(text_field)
     if not isinstance(text, str):
         error = InvalidInput(
-            f"{place} has no text in the field {text_field!r}.", "Name the field with --field."
+            f"{at['place']} has no text in the field {text_field!r}.",
+            "Name the field with --field.",
         )
-        return Record(place=place, name=name, fields=fields, error=error)
-    return Record(parts=(text,), place=place, name=name, fields=fields)
+        return Record(**at, fields=fields, error=error)
+    return Record(parts=(text,), **at, fields=fields)
 
 
 def _size(name: str) -> int | None:

@@ -9,13 +9,15 @@ import select
 import shutil
 import sys
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmcli.errors import StorageError
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+T = TypeVar("T")
 
 ColorWhen = Literal["auto", "always", "never"]
 
@@ -70,6 +72,22 @@ class Console:
         self.stderr_is_terminal = _is_terminal(sys.stderr)
         self.color_stdout = wants_color(color, terminal=self.stdout_is_terminal)
         self.color_stderr = wants_color(color, terminal=self.stderr_is_terminal)
+
+    def choose(self, *, json: T, text: T, quiet: T | None = None) -> T:
+        """What ``--json``, ``-q`` or neither of them asks for: the one place that decides."""
+        if self.json_output:
+            return json
+        return quiet if self.quiet and quiet is not None else text
+
+    def json_only(self, record: Mapping[str, object]) -> None:
+        """Write what is said in JSON alone."""
+        if self.choose(json=True, text=False):
+            self.record(record)
+
+    def text_only(self, text: str) -> None:
+        """Write a line that JSON does without."""
+        if self.choose(json=False, text=True):
+            self.line(text)
 
     @property
     def width(self) -> int:
