@@ -12,6 +12,7 @@ from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
 from llmcli.cli.generate import generate
+from llmcli.cli.inspect import inspect
 from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
 from llmcli.cli.rank import rank
@@ -59,6 +60,7 @@ for _command in (
     decode,
     score,
     rank,
+    inspect,
     train,
     bench,
     models,

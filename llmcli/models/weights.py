@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
 
 
-def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
+def load_module(
+    model: LanguageModel, *, exact: bool = False, attn_implementation: str | None = None
+) -> Any:
     """Return a model's transformers module, in eval mode, on its device.
 
     Its weights are bfloat16 where the model's precision is, unless ``exact``; else float32.
+    ``attn_implementation`` is transformers' own; None leaves it the choice.
 
     Raises:
         CorruptModel: weights that are missing, unexpected, mis-shaped or unreadable.
@@ -46,6 +49,7 @@ def load_module(model: LanguageModel, *, exact: bool = False) -> Any:
             trust_remote_code=model.trust_remote_code,
             use_safetensors=not model.allow_pickle or None,
             output_loading_info=True,
+            attn_implementation=attn_implementation,
             # Named by _check_loading, which transformers' own error does not.
             ignore_mismatched_sizes=True,
         )

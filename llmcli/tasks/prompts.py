@@ -87,19 +87,36 @@ def parse_logit_bias(model: LanguageModel, texts: tuple[str, ...]) -> tuple[tupl
             raise InvalidInput(
                 f"--logit-bias {text!r} is not TOKEN=VALUE.", "For example ' the=-inf' or '262=2'."
             )
-        pairs.append((_token_id(model, token), bias))
+        pairs.append((parse_token(model, token, "--logit-bias"), bias))
     return tuple(pairs)
 
 
-def _token_id(model: LanguageModel, token: str) -> int:
-    if token.isdecimal() and int(token) < model.tokenizer.vocab_size:
-        return int(token)
-    ids = model.tokenizer.ids(token, special="allow")
+def parse_token(model: LanguageModel, text: str, option: str) -> int:
+    """Return the id of a token that is given by its id or its text.
+
+    Args:
+        model: The model.
+        text: An id, or the text of one token; a control token by its name.
+        option: Which option it is for, for the message.
+
+    Raises:
+        InvalidInput: a text that is not exactly one token, or a token the model has no row for.
+    """
+    tokenizer = model.tokenizer
+    given = text.isdecimal() and int(text) < tokenizer.vocab_size
+    ids = [int(text)] if given else tokenizer.ids(text, special="allow")
     if len(ids) != 1:
+        pieces = [repr(model.token_bytes(each).decode("utf-8", "replace")) for each in ids[:8]]
+        shown = f": {', '.join(pieces)}{', ...' if ids[8:] else ''}" if pieces else ""
         raise InvalidInput(
-            f"--logit-bias: {token!r} is {len(ids)} tokens for {model.name}.",
+            f"{option}: {text!r} is {len(ids)} tokens for {model.name}{shown}.",
             "Give the text of one token (mind the leading space) or its id; "
             "'llmcli encode' shows both.",
+        )
+    rows = model.config.get("vocab_size")
+    if isinstance(rows, int) and ids[0] >= rows:
+        raise InvalidInput(
+            f"{option}: {model.name} has no row for the token {text!r}.", "Name another token."
         )
     return ids[0]
 

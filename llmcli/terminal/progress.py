@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+Steps = Callable[[str, int, int], None]
 
 
 @contextmanager
@@ -39,6 +41,28 @@ def download_progress(console: Console) -> Iterator[Progress | None]:
     finally:
         for bar in bars:
             bar.stop()
+
+
+@contextmanager
+def step_progress(console: Console) -> Iterator[Steps | None]:
+    """Give a callback that draws what is being done and how far it is; it goes at the end.
+
+    None where stderr is no terminal or ``--quiet`` was given.
+    """
+    if not console.shows_progress:
+        yield None
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress as Bars
+
+    stderr = RichConsole(stderr=True, no_color=not console.color_stderr)
+    with Bars(console=stderr, transient=True) as bars:
+        task = bars.add_task("", visible=False)
+
+        def show(name: str, done: int, total: int) -> None:
+            bars.update(task, description=name, completed=done, total=total, visible=True)
+
+        yield show
 
 
 def _transfer_bar(console: Console) -> Bars:

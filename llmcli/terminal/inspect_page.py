@@ -1,0 +1,102 @@
+"""One self-contained page that shows a model from inside."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from llmcli.tasks.inspect.lens import Lens
+    from llmcli.tasks.inspect.request import Inspection
+
+_MAPS = "/*MAPS*/"
+_DATA = "/*DATA*/"
+_SCALE = 65535
+
+
+def inspect_page(
+    seen: Inspection, token_bytes: Callable[[int], bytes], provenance: Mapping[str, Any]
+) -> Iterator[bytes]:
+    """Give the page piece by piece; the attention matrices never lie in it all at once.
+
+    Data stands in script elements that the browser does not run, with every ``<`` spelt out,
+    and reaches the page as text, never as markup.
+
+    Args:
+        seen: What to show.
+        token_bytes: The bytes of a token.
+        provenance: Where it comes from, as JSON has it.
+    """
+    template = files("llmcli.terminal").joinpath("inspect.html").read_text("utf-8")
+    head, rest = template.split(_MAPS)
+    middle, tail = rest.split(_DATA)
+    yield head.encode()
+    maps = () if seen.attention is None else seen.attention.maps
+    for index, each in enumerate(maps):
+        entry = [each.layer, each.head, packed(each.weights)]
+        yield ((",\n" if index else "") + json.dumps(entry)).encode()
+    yield middle.encode()
+    yield _embedded(_content(seen, token_bytes, provenance)).encode("utf-8", "replace")
+    yield tail.encode()
+
+
+def packed(weights: NDArray[np.float32]) -> str:
+    """The lower triangle of a causal matrix, row by row, in 65535ths, 16 bits each, base64."""
+    import numpy as np
+
+    rows, columns = np.tril_indices(len(weights))
+    whole = np.rint(weights[rows, columns] * _SCALE).astype("<u2")
+    return base64.b64encode(whole.tobytes()).decode("ascii")
+
+
+def _content(
+    seen: Inspection, token_bytes: Callable[[int], bytes], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    views = seen.views
+    if seen.attention is not None:
+        views["attention"] = {"heads": views["attention"]["heads"]}
+    if seen.lens is not None:
+        views["lens"] = _lens(seen.lens)
+    return {
+        "tokens": list(seen.tokens),
+        "window": list(seen.window),
+        "layers": seen.n_layers,
+        "heads": seen.n_heads,
+        "vocabulary": {str(token): _shown(token_bytes(token)) for token in seen.named_tokens},
+        "provenance": dict(provenance),
+        **views,
+    }
+
+
+def _lens(lens: Lens) -> dict[str, Any]:
+    """Rows of cells [[[id, logprob]...], KL, rank, agrees]; four digits are seen."""
+    return {
+        "start": lens.start,
+        "settled": list(lens.settled),
+        "rows": [
+            [
+                [
+                    [[token, round(logprob, 4)] for token, logprob in cell.top[:5]],
+                    round(cell.kl, 4),
+                    cell.rank,
+                    cell.agrees,
+                ]
+                for cell in row
+            ]
+            for row in lens.layers
+        ],
+    }
+
+
+def _shown(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _embedded(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
