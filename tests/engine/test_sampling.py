@@ -242,24 +242,15 @@ def test_a_number_is_a_function_of_its_place(
     assert (number == sampling.uniform(*other)) == (one == other)
 
 
-def test_numbers_are_philoxs() -> None:
-    """Philox4x64-10, written out (Salmon et al. 2011, section 4.3)."""
-    seed, record, index, position = 7, 3, 2, 11
-    key = [seed, 0]
-    # numpy adds one to the counter before it makes the first block.
-    counter = [position + 1, index, record, 0]
-    mask = 2**64 - 1
-    for _ in range(10):
-        first = counter[0] * 0xD2E7470EE14C6C93
-        second = counter[2] * 0xCA5A826395121157
-        counter = [
-            (second >> 64) ^ counter[1] ^ key[0],
-            second & mask,
-            (first >> 64) ^ counter[3] ^ key[1],
-            first & mask,
-        ]
-        key = [(key[0] + 0x9E3779B97F4A7C15) & mask, (key[1] + 0xBB67AE8584CAA73B) & mask]
-    assert sampling.uniform(seed, record, index, position) == (counter[0] >> 11) * 2.0**-53
+@given(KEYS)
+@EXAMPLES
+def test_numbers_are_philoxs(place: tuple[int, int, int, int]) -> None:
+    seed, record, index, position = place
+    generator = np.random.Philox(
+        key=np.array([seed, 0], np.uint64),
+        counter=np.array([position, index, record, 0], np.uint64),
+    )
+    assert sampling.uniform(*place) == (int(generator.random_raw()) >> 11) * 2.0**-53
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(1, 1000))
