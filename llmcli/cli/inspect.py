@@ -11,13 +11,13 @@ import click
 from llmcli.cli.options import (
     InputOptions,
     bundle,
-    existing_parent,
     input_options,
     load_model,
     model_options,
     output_options,
 )
 from llmcli.errors import InvalidInput
+from llmcli.io.files import atomic_write, existing_parent
 from llmcli.io.prompts import read_prompt
 from llmcli.io.sources import stdin_is_terminal
 from llmcli.models.options import LoadOptions
@@ -287,7 +287,6 @@ def _look(model: LanguageModel, request: InspectRequest, console: Console) -> In
 def _write_page(
     model: LanguageModel, seen: Inspection, path: str, inputs: InputOptions, console: Console
 ) -> None:
-    from llmcli.io.files import atomic_write
     from llmcli.tasks.provenance import provenance
     from llmcli.terminal.inspect_page import inspect_page
 
