@@ -110,7 +110,7 @@ def _begin(
     console: Console,
 ) -> Conversation:
     from llmcli.tasks.chat import Conversation, read_messages, template_for
-    from llmcli.tasks.prompts import parse_logit_bias, sampling_params
+    from llmcli.tasks.prompts import sampling_params
 
     messages = []
     if options.load_file:
@@ -118,11 +118,11 @@ def _begin(
     elif options.go_on:
         messages = read_messages(_folder() / "last.jsonl")
     loaded = load_model(model, console)
-    biases = parse_logit_bias(loaded, sampling.logit_bias)
+    given = {**given, **sampling.by_token(loaded), "num_beams": 1}
     talk = Conversation(
         model=loaded,
         template=template_for(loaded, options.template),
-        params=sampling_params(loaded, {**given, "logit_bias": biases}),
+        params=sampling_params(loaded, given),
         special=options.special,
         messages=messages,
     )

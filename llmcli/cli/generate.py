@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import INTERRUPTED
-from llmcli.cli.generate_run import GenerateOptions, PromptRun, settle
+from llmcli.cli.generate_run import GenerateOptions, PromptRun
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -23,7 +23,7 @@ from llmcli.io.files import existing_parent
 from llmcli.io.prompts import read_prompt
 from llmcli.io.records import sources
 from llmcli.models.options import LoadOptions
-from llmcli.tasks.prompts import check_combination
+from llmcli.tasks.prompts import check_combination, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
@@ -34,11 +34,26 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("prompt", nargs=-1)
 @sampling_options
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+@click.option(
+    "--stop",
+    multiple=True,
+    metavar="TEXT",
+    help=r"End before this text (\n is a newline); repeatable.",
+)
 @click.option("--keep-stop", is_flag=True, help="Print the stop text that was found.")
 @click.option("--ignore-eos", is_flag=True, help="Never draw the end-of-text token.")
 @click.option("--num-return-sequences", type=Ranged(int), help="How many continuations.")
 @click.option("--num-beams", type=Ranged(int), help="Beam search over this many beams.")
+@click.option(
+    "--length-penalty",
+    type=Ranged(float),
+    help="Of beams: scores are divided by their length to this power.  [default: 1]",
+)
+@click.option(
+    "--early-stopping",
+    type=click.Choice(["true", "false", "never"]),
+    help="Of beams: end with the first finished ones, by a guess, or when none can be better.",
+)
 @seed_option
 @click.option(
     "--logprobs",
@@ -99,7 +114,7 @@ def generate(
     \b
     Examples:
       llmcli generate "Once upon a time"
-      llmcli generate -n 40 --seed 7 --stop $'\\n' "The old king said:"
+      llmcli generate -n 40 --seed 7 --stop '\\n' "The old king said:"
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli generate --json --logprobs 3 -n 5 "The sky is" | jq .tokens
       llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
@@ -119,14 +134,14 @@ def generate(
     if options.output is not None:
         existing_parent(options.output, inputs=inputs.files)
     run = _run_batch if options.jsonl else _run_prompt
-    if run(prompt, given, sampling.logit_bias, inputs, model, console, options):
+    if run(prompt, given, sampling, inputs, model, console, options):
         raise SystemExit(INTERRUPTED)
 
 
 def _run_prompt(
     parts: tuple[str, ...],
     given: dict[str, Any],
-    biases: tuple[str, ...],
+    sampling: SamplingOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -150,7 +165,7 @@ def _run_prompt(
             "pass --heal."
         )
     loaded = load_model(model, console)
-    params = settle(loaded, given, biases)
+    params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
     draft = _draft(options, loaded, model, console)
     return PromptRun(loaded, params, options, console, draft, text).write()
 
@@ -158,7 +173,7 @@ def _run_prompt(
 def _run_batch(
     parts: tuple[str, ...],
     given: dict[str, Any],
-    biases: tuple[str, ...],
+    sampling: SamplingOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -171,7 +186,7 @@ def _run_batch(
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
     found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
     loaded = load_model(model, console)
-    params = settle(loaded, given, biases)
+    params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
     draft = _draft(options, loaded, model, console)
     batch = BatchRun(loaded, params, options, console, draft, found, inputs.errors)
     return batch.write()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.boundary import InterruptFlag
+from llmcli.cli.options import unescaped
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.terminal.console import Console, to_json
 
@@ -27,6 +28,8 @@ class GenerateOptions:
     ignore_eos: bool
     num_return_sequences: int | None
     num_beams: int | None
+    length_penalty: float | None
+    early_stopping: str | None
     seed: int | None
     logprobs: int | None
     heal: bool
@@ -44,30 +47,19 @@ class GenerateOptions:
 
     def given(self) -> dict[str, Any]:
         """Return what was set, by SamplingParams' names."""
-        names = ("num_return_sequences", "num_beams", "seed", "logprobs")
+        names = ("num_return_sequences", "num_beams", "length_penalty", "seed", "logprobs")
         said = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.early_stopping is not None:
+            words = {"true": True, "false": False}
+            said["early_stopping"] = words.get(self.early_stopping, self.early_stopping)
+        if self.draft is not None:
+            said.setdefault("num_beams", 1)
         return {
             **said,
-            "stop": self.stop,
+            "stop": tuple(unescaped(each) for each in self.stop),
             "keep_stop": self.keep_stop,
             "ignore_eos": self.ignore_eos,
         }
-
-
-def settle(model: LanguageModel, given: dict[str, Any], biases: tuple[str, ...]) -> SamplingParams:
-    """Return the settings in force.
-
-    Args:
-        model: What the biases' tokens and the defaults are of.
-        given: What was set, by SamplingParams' names.
-        biases: ``TOKEN=VALUE`` texts.
-
-    Raises:
-        InvalidInput: a value is out of range, or they exclude each other.
-    """
-    from llmcli.tasks.prompts import parse_logit_bias, sampling_params
-
-    return sampling_params(model, {**given, "logit_bias": parse_logit_bias(model, biases)})
 
 
 @dataclass

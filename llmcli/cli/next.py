@@ -90,13 +90,12 @@ def _compute(
     from llmcli.tasks.next import next_token
     from llmcli.tasks.prompts import (
         encode_prompt,
-        parse_logit_bias,
         prepare_prompt,
         sampling_params,
     )
 
-    biases = parse_logit_bias(model, sampling.logit_bias)
-    params = sampling_params(model, {**given, "logit_bias": biases, "max_new_tokens": None})
+    given = {**given, **sampling.by_token(model), "max_new_tokens": None, "num_beams": 1}
+    params = sampling_params(model, given)
     ids = encode_prompt(model, text, bos=bos)
     prompt = prepare_prompt(model, ids, params, room=0)
     result = next_token(model.decoder(), prompt, params, count=count, eos_ids=model.eos_ids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -101,6 +102,14 @@ def said(parameter: str) -> bool:
     """Whether a parameter of the command stands on the command line."""
     source = click.get_current_context().get_parameter_source(parameter)
     return source is ParameterSource.COMMANDLINE
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\"}
+
+
+def unescaped(text: str) -> str:
+    r"""Put what they stand for in the place of ``\n``, ``\t``, ``\r``, ``\0`` and ``\\``."""
+    return re.sub(r"\\([ntr0\\])", lambda match: _ESCAPES[match[1]], text)
 
 
 def refuse_idle(why: str, **flags: str) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from llmcli.cli.options import bundle
 from llmcli.engine.params import Overflow, check_range
 from llmcli.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
 
 
 class Ranged(click.ParamType[int | float]):
@@ -63,11 +66,15 @@ class SamplingOptions:
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
+    top_h: float | None = None
+    epsilon_cutoff: float | None = None
+    eta_cutoff: float | None = None
     repetition_penalty: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     logit_bias: tuple[str, ...] = ()
+    ban: tuple[str, ...] = ()
     overflow: Overflow | None = None
 
     def __post_init__(self) -> None:
@@ -77,12 +84,25 @@ class SamplingOptions:
                 "Give one of them.",
             )
 
+    def by_token(self, model: LanguageModel) -> dict[str, Any]:
+        """Return what was set in terms of tokens, by SamplingParams' names.
+
+        Raises:
+            InvalidInput: a text that is none or several of the model's tokens where one is meant.
+        """
+        from llmcli.tasks.prompts import parse_bans, parse_logit_bias
+
+        return {
+            "logit_bias": parse_logit_bias(model, self.logit_bias),
+            "bad_words_ids": parse_bans(model, self.ban),
+        }
+
     def given(self) -> dict[str, Any]:
-        """Return what was set, by SamplingParams' names; biases are left to the tokenizer."""
+        """Return what was set, by SamplingParams' names; what needs the tokenizer aside."""
         said = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("greedy", "logit_bias", "max_new_tokens")
+            if field.name not in ("greedy", "logit_bias", "ban", "max_new_tokens")
             and getattr(self, field.name) is not None
         }
         if self.max_new_tokens is not None:
@@ -103,6 +123,9 @@ _FILTERS = (
     _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
     _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
     _number("--typical-p", float, "Locally typical sampling; 1 is off."),
+    _number("--top-h", float, "Keep the likeliest tokens up to this share of the entropy."),
+    _number("--epsilon-cutoff", float, "Keep tokens of at least this probability; 0 is off."),
+    _number("--eta-cutoff", float, "The same, less where the model is unsure; 0 is off."),
     _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
     _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
     _number("--frequency-penalty", float, "The same, once for each time generated."),
@@ -112,6 +135,12 @@ _FILTERS = (
         multiple=True,
         metavar="TOKEN=VALUE",
         help="Add VALUE to a token's logit (-inf forbids it); TOKEN is text or an id; repeatable.",
+    ),
+    click.option(
+        "--ban",
+        multiple=True,
+        metavar="TEXT",
+        help="Never this word or phrase, as its tokens are, alone or after a space; repeatable.",
     ),
     click.option(
         "--overflow",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import InterruptFlag
-from llmcli.cli.options import load_model, output_options, resolve_options, said
+from llmcli.cli.options import load_model, output_options, resolve_options, said, unescaped
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
@@ -208,7 +208,7 @@ def train(
             settings=settings,
             shape=shape,
             base=_base(model, shape, console) if named else None,
-            split_on=_unescaped(options["split_on"]),
+            split_on=unescaped(options["split_on"]) if options["split_on"] else None,
             resume=options["resume"],
             overwrite=options["overwrite"],
             command=command,
@@ -258,10 +258,6 @@ def _base(model: LoadOptions, shape: ModelShape, console: Console) -> LanguageMo
             f"Use --context {base.n_positions} or less.",
         )
     return base
-
-
-def _unescaped(text: str | None) -> str | None:
-    return text.replace("\\n", "\n").replace("\\t", "\t") if text else None
 
 
 def _train(run: Any, console: Console) -> None:

@@ -58,6 +58,10 @@ class History:
         """How often each of :attr:`generated` was generated, shape [distinct]."""
         return self._generated.counts
 
+    def ends_with(self, tokens: Sequence[int]) -> bool:
+        """Whether prompt and continuation end in these tokens; true for none."""
+        return not tokens or self.ids[-len(tokens) :] == list(tokens)
+
     def repeating(self) -> list[int]:
         """The tokens that would complete an n-gram that is already there."""
         n = self._ngram_size

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from llmcli.errors import InvalidInput
 
+EarlyStopping = bool | Literal["never"]
 FinishReason = Literal["eos", "stop", "length", "context", "interrupted"]
 Overflow = Literal["error", "left", "middle", "slide"]
 
@@ -16,6 +17,8 @@ MAX_SEED = 2**63 - 1
 
 _WHOLE = (
     "max_new_tokens",
+    "max_length",
+    "min_length",
     "min_new_tokens",
     "top_k",
     "no_repeat_ngram_size",
@@ -30,6 +33,12 @@ _WHOLE = (
 _RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "max_new_tokens": (lambda v: v >= 1, "a whole number of at least 1"),
     "min_new_tokens": (lambda v: v >= 0, "a whole number of at least 0"),
+    "max_length": (lambda v: v >= 1, "a whole number of at least 1"),
+    "min_length": (lambda v: v >= 0, "a whole number of at least 0"),
+    "top_h": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "epsilon_cutoff": (lambda v: 0 <= v < 1, "from 0 to below 1 (0 is off)"),
+    "eta_cutoff": (lambda v: 0 <= v < 1, "from 0 to below 1 (0 is off)"),
+    "length_penalty": (lambda v: -math.inf < v < math.inf, "a finite number (0 is off)"),
     "temperature": (lambda v: 0 <= v < math.inf, "a finite number of at least 0 (0 is greedy)"),
     "top_k": (lambda v: v >= 0, "a whole number of at least 0 (0 is off)"),
     "top_p": (lambda v: 0 < v <= 1, "above 0 and at most 1 (1 is off)"),
@@ -51,7 +60,11 @@ class SamplingParams:
     """Everything that shapes a continuation; names and meanings are transformers'.
 
     ``None`` for ``max_new_tokens`` means up to the end of the context; ``temperature`` 0 means
-    greedy. ``logit_bias`` holds pairs of token id and the number added to that logit.
+    greedy. ``logit_bias`` holds pairs of token id and the number added to that logit,
+    ``sequence_bias`` the same for the last of several tokens where the others stand before it;
+    ``bad_words_ids`` forbids it there. ``max_length`` and ``min_length`` count the prompt, too;
+    ``max_length`` counts where ``max_new_tokens`` is None. ``length_penalty`` and
+    ``early_stopping`` are beam search's.
 
     Raises:
         InvalidInput: a value is out of its range; the message names it and the range.
@@ -64,16 +77,30 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     typical_p: float = 1.0
+    top_h: float | None = None
+    epsilon_cutoff: float = 0.0
+    eta_cutoff: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_bos_token_id: tuple[int, ...] = ()
+    forced_eos_token_id: tuple[int, ...] = ()
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    max_length: int | None = None
+    min_length: int = 0
     stop: tuple[str, ...] = ()
     keep_stop: bool = False
     ignore_eos: bool = False
     num_return_sequences: int = 1
     num_beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: EarlyStopping = False
     seed: int | None = None
     overflow: Overflow = "error"
     logprobs: int | None = None
@@ -103,6 +130,14 @@ class SamplingParams:
                     f"logit_bias {token_id}={bias} is out of range.",
                     "Use a token id and a number below infinity (-inf forbids the token).",
                 )
+        for sequence, bias in self.sequence_bias:
+            if not sequence or not -math.inf <= bias < math.inf:
+                raise InvalidInput(
+                    f"sequence_bias {list(sequence)}={bias} is out of range.",
+                    "Use token ids and a number below infinity.",
+                )
+        if not all(self.bad_words_ids):
+            raise InvalidInput("One of bad_words_ids is empty.", "Give at least one token.")
 
     @property
     def greedy(self) -> bool:

@@ -8,7 +8,7 @@ what is filtered out is -inf.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from llmcli.errors import InvalidInput, NumericalError
 _SORTED_WHOLE = 2048
 # Bits of a float that bins of probabilities leave out: 6 of the 23 after the point remain.
 _BIN_BITS = 17
+# Top-H looks at so many tokens, as transformers does.
+_TOP_H_TOKENS = 100
 # Sums over a vocabulary are taken over blocks of this many.
 _BLOCK = 256
 _LIMITS = np.finfo(np.float32)
@@ -106,14 +108,18 @@ def penalize(
 ) -> Floats:
     """Apply what depends on the text so far; the given logits are left as they are.
 
-    In order: logit_bias, repetition_penalty (Keskar et al. 2019, arXiv:1909.05858),
-    presence and frequency penalties on what was generated, no_repeat_ngram_size, and
-    min_new_tokens, which forbids ``eos_ids``.
+    In order: logit_bias, sequence_bias, repetition_penalty (Keskar et al. 2019,
+    arXiv:1909.05858), presence and frequency penalties on what was generated,
+    no_repeat_ngram_size, bad_words_ids, min_length and min_new_tokens, which forbid ``eos_ids``,
+    the forced tokens, exponential_decay_length_penalty, and the suppressed tokens.
     """
     logits = logits.copy()
     with np.errstate(all="ignore"):  # told by check_shaped()
         for token, bias in params.logit_bias:
             logits[token] += np.float32(bias)
+        for sequence, bias in params.sequence_bias:
+            if history.ends_with(sequence[:-1]):
+                logits[sequence[-1]] += np.float32(bias)
         if params.repetition_penalty != 1.0 and len(seen := history.seen):
             values = logits[seen]
             factor = np.float32(params.repetition_penalty)
@@ -125,10 +131,48 @@ def penalize(
             )
     if params.no_repeat_ngram_size and (repeating := history.repeating()):
         logits[repeating] = -math.inf
-    if params.ignore_eos or history.generated_count < params.min_new_tokens:
+    for sequence in params.bad_words_ids:
+        if history.ends_with(sequence[:-1]):
+            logits[sequence[-1]] = -math.inf
+    short = history.generated_count < params.min_new_tokens or len(history.ids) < params.min_length
+    if params.ignore_eos or short:
         for token in eos_ids:
             logits[token] = -math.inf
+    return _force(logits, params, history, eos_ids)
+
+
+def _force(
+    logits: Floats, params: SamplingParams, history: History, eos_ids: Iterable[int]
+) -> Floats:
+    """Apply what a model's own settings say of certain places; ``logits`` are overwritten."""
+    if params.forced_bos_token_id and len(history.ids) == 1:
+        logits = _only(logits, params.forced_bos_token_id)
+    last = history.generated_count + 1 == params.max_new_tokens
+    if params.forced_eos_token_id and last and not params.ignore_eos:
+        logits = _only(logits, params.forced_eos_token_id)
+    if params.exponential_decay_length_penalty is not None:
+        start, factor = params.exponential_decay_length_penalty
+        if history.generated_count > start:
+            power = factor ** (history.generated_count - start) - 1
+            for token in eos_ids:
+                if math.isfinite(logits[token]):
+                    logits[token] += np.float32(abs(float(logits[token])) * power)
+    for token in params.suppress_tokens:
+        logits[token] = -math.inf
+    # transformers counts a forced first token as part of the prompt.
+    alone = len(history.ids) - history.generated_count == 1 and params.forced_bos_token_id
+    if history.generated_count == (1 if alone else 0):
+        for token in params.begin_suppress_tokens:
+            logits[token] = -math.inf
     return logits
+
+
+def _only(logits: Floats, tokens: Sequence[int]) -> Floats:
+    """Logits with which one of these tokens comes next for certain."""
+    forced = np.full_like(logits, -math.inf)
+    for token in tokens:
+        forced[token] = 0
+    return forced
 
 
 # -- filters --------------------------------------------------------------------------------
@@ -194,17 +238,18 @@ def _filter_top_p_of_many(logits: Floats, top_p: float) -> Floats:
     last = len(mass) - 1
     border = min(int(np.searchsorted(mass, removable, side="right")), last)
     between = likely[bins == border + lowest]
-    order = np.argsort(probs[between], kind="stable")
-    values = probs[between[order]]
+    # By logits: of several with the same probability in float32, all above the cut are kept.
+    ranked = between[np.argsort(logits[between], kind="stable")]
+    values = probs[ranked]
     below = mass[border] - values.sum(dtype=np.float64)
     cut = int((values.cumsum(dtype=np.float64) + below <= removable).sum())
     if border == last:
         cut = min(cut, len(values) - 1)
     if cut == len(values):  # the sums, in another order, differ in their last bits
         return _keep_from(logits, logits[likely[bins > border + lowest]].min())
-    filtered = _keep_from(logits, logits[between[order[cut]]])
-    if cut and values[cut - 1] == values[cut]:  # a tie, of which the first ones go
-        filtered[between[order[:cut]]] = -math.inf
+    filtered = _keep_from(logits, logits[ranked[cut]])
+    if cut and logits[ranked[cut - 1]] == logits[ranked[cut]]:  # a tie: the first ones go
+        filtered[ranked[:cut]] = -math.inf
     return filtered
 
 
@@ -231,14 +276,54 @@ def filter_typical_p(logits: Floats, typical_p: float) -> Floats:
     return kept
 
 
+def filter_top_h(logits: Floats, top_h: float) -> Floats:
+    """Keep the most likely tokens while their share of the entropy is at most ``top_h`` of it.
+
+    Top-H decoding (Potraghloo et al. 2025, arXiv:2509.02510), over the 100 likeliest tokens.
+    """
+    best = _largest(logits, min(_TOP_H_TOKENS, len(logits)))
+    probabilities = softmax(logits[best]).astype(np.float64)
+    surprisal = -np.log(np.where(probabilities > 0, probabilities, 1.0))
+    shares = (probabilities * surprisal).cumsum()
+    # In float32, as the sums of equal shares meet the bound exactly.
+    kept = shares.astype(np.float32) <= np.float32(shares[-1]) * np.float32(top_h)
+    kept[0] = True
+    filtered = np.full_like(logits, -math.inf)
+    filtered[best[kept]] = logits[best[kept]]
+    return filtered
+
+
+def filter_epsilon(logits: Floats, epsilon: float) -> Floats:
+    """Keep tokens of at least this probability (Hewitt et al. 2022, arXiv:2210.15191)."""
+    return _keep_likely(logits, softmax(logits), epsilon)
+
+
+def filter_eta(logits: Floats, epsilon: float) -> Floats:
+    """Keep tokens of at least min(epsilon, sqrt(epsilon) exp(-entropy)).
+
+    Eta sampling (Hewitt et al. 2022, arXiv:2210.15191).
+    """
+    bound = min(epsilon, math.sqrt(epsilon) * math.exp(-entropy(logits)))
+    return _keep_likely(logits, softmax(logits), bound)
+
+
+def _keep_likely(logits: Floats, probabilities: Floats, bound: float) -> Floats:
+    kept = (probabilities >= np.float32(bound)) | (logits == logits.max())
+    filtered: Floats = np.where(kept, logits, np.float32(-math.inf))
+    return filtered
+
+
 def filter_steps(params: SamplingParams) -> list[tuple[str, float, Callable[[Floats], Floats]]]:
     """Return the filters that are on, in transformers' order: name, value, function."""
     steps: list[tuple[str, float, bool, Callable[[Floats, Any], Floats]]] = [
         ("temperature", params.temperature, params.temperature not in (0, 1), apply_temperature),
+        ("top_h", params.top_h or 1.0, params.top_h is not None, filter_top_h),
         ("top_k", params.top_k, params.top_k > 0, filter_top_k),
         ("top_p", params.top_p, params.top_p < 1, filter_top_p),
         ("min_p", params.min_p, params.min_p > 0, filter_min_p),
         ("typical_p", params.typical_p, params.typical_p < 1, filter_typical_p),
+        ("epsilon_cutoff", params.epsilon_cutoff, params.epsilon_cutoff > 0, filter_epsilon),
+        ("eta_cutoff", params.eta_cutoff, params.eta_cutoff > 0, filter_eta),
     ]
     return [
         (name, value, _bound(function, value)) for name, value, active, function in steps if active
@@ -250,7 +335,7 @@ def _bound(function: Callable[[Floats, Any], Floats], value: float) -> Callable[
 
 
 def filter_logits(logits: Floats, params: SamplingParams) -> Floats:
-    """Apply temperature, top-k, top-p, min-p and typical-p, in transformers' order."""
+    """Apply temperature and the filters that are on, in transformers' order."""
     for _, _, apply in filter_steps(params):
         logits = apply(logits)
     return logits

@@ -153,8 +153,17 @@ def _beam_config(params: SamplingParams, *, max_new_tokens: int, eos_ids: Sequen
         do_sample=sampled,
         repetition_penalty=params.repetition_penalty,
         no_repeat_ngram_size=params.no_repeat_ngram_size,
+        min_length=params.min_length,
+        length_penalty=params.length_penalty,
+        early_stopping=params.early_stopping,
         eos_token_id=None if params.ignore_eos else list(eos_ids) or None,
-        suppress_tokens=list(eos_ids) if params.ignore_eos and eos_ids else None,
+        suppress_tokens=[*params.suppress_tokens, *(eos_ids if params.ignore_eos else ())] or None,
+        begin_suppress_tokens=list(params.begin_suppress_tokens) or None,
+        bad_words_ids=[list(each) for each in params.bad_words_ids] or None,
+        sequence_bias=[[list(tokens), bias] for tokens, bias in params.sequence_bias] or None,
+        forced_bos_token_id=list(params.forced_bos_token_id) or None,
+        forced_eos_token_id=None if params.ignore_eos else list(params.forced_eos_token_id) or None,
+        exponential_decay_length_penalty=params.exponential_decay_length_penalty,
         pad_token_id=eos_ids[0] if eos_ids else 0,
         **(
             {
@@ -163,6 +172,9 @@ def _beam_config(params: SamplingParams, *, max_new_tokens: int, eos_ids: Sequen
                 "top_p": params.top_p,
                 "min_p": params.min_p,
                 "typical_p": params.typical_p,
+                "top_h": params.top_h,
+                "epsilon_cutoff": params.epsilon_cutoff,
+                "eta_cutoff": params.eta_cutoff,
             }
             if sampled
             else {}

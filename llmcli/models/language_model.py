@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.engine.params import SamplingParams
-from llmcli.errors import CorruptModel, InvalidInput, UnsupportedModel
+from llmcli.errors import InvalidInput, UnsupportedModel
 from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
-
-_SAMPLING_KEYS = (
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_new_tokens",
-)
 
 # transformers' own sizes of context, where config.json states none.
 DEFAULT_CONTEXTS = {
@@ -176,18 +164,9 @@ class LanguageModel:
         Raises:
             CorruptModel: a value is out of its range.
         """
-        config = self.generation_config
-        defaults = {key: config[key] for key in _SAMPLING_KEYS if config.get(key) is not None}
-        if config.get("do_sample") is False:
-            defaults["temperature"] = 0.0
-        try:
-            SamplingParams(**defaults, max_new_tokens=None)
-        except (InvalidInput, TypeError) as exc:
-            raise CorruptModel(
-                f"{self.folder / 'generation_config.json'} is invalid: {exc}",
-                "Correct or delete the file.",
-            ) from exc
-        return {"temperature": 1.0, **defaults} if config.get("do_sample") else defaults
+        from llmcli.models.generation_defaults import generation_defaults
+
+        return generation_defaults(self)
 
     @cached_property
     def reading(self) -> Reading:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
-from llmcli.tasks.prompts import encode_prompt, prepare_prompt
+from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
@@ -66,6 +66,7 @@ def continue_text(
     from llmcli.engine.scheduler import generate
 
     ids = encode_prompt(model, text, bos=bos, special=special)
+    params = for_prompt(params, len(ids))
     prompt = prepare_prompt(model, ids, params, heal=heal)
     if params.num_beams > 1:
         if prompt.healing_ids:
@@ -352,7 +353,8 @@ class _Batch(Generic[K]):
                     if isinstance(each.text, InvalidInput):
                         raise each.text
                     ids = encode_prompt(plan.model, each.text, bos=plan.bos, special=plan.special)
-                    prompt = prepare_prompt(plan.model, ids, plan.params, heal=plan.heal)
+                    params = for_prompt(plan.params, len(ids))
+                    prompt = prepare_prompt(plan.model, ids, params, heal=plan.heal)
                 except InvalidInput as exc:
                     self._keys[each.number] = each.key, 0
                     yield refused(each.number, plan.params, exc)
@@ -361,9 +363,7 @@ class _Batch(Generic[K]):
                 for index in range(plan.params.num_return_sequences):
                     if each.number == self._failed:
                         break
-                    yield Request(
-                        prompt=prompt, params=plan.params, record=each.number, index=index
-                    )
+                    yield Request(prompt=prompt, params=params, record=each.number, index=index)
         except LlmcliError as exc:
             self._failure = exc  # the input breaks off; what came before it is done first
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.params import Overflow, SamplingParams
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 # greedily.
 DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95}
 # A model that sets one of these has said what its distribution is.
-_SHAPING = {"temperature", "top_k", "top_p", "min_p", "typical_p"}
+_SHAPING = {"temperature", "top_k", "top_p", "min_p", "typical_p", "top_h"}
+_SHAPING |= {"epsilon_cutoff", "eta_cutoff"}
 
 
 def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingParams:
@@ -32,8 +34,23 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
     if not _SHAPING & defaults.keys():
         defaults = {**DEFAULTS, **defaults}
     settings = {**defaults, **given}
-    if settings.get("num_beams", 1) > 1 and "temperature" not in given:
-        settings["temperature"] = 0.0  # beams are searched, not drawn, unless that is asked for
+    if not given.get("stop"):  # the call's own stop texts take the place of the model's
+        settings["stop"] = defaults.get("stop", ())
+    settings["bad_words_ids"] = (
+        *defaults.get("bad_words_ids", ()),
+        *given.get("bad_words_ids", ()),
+    )
+    if "max_new_tokens" in settings:
+        settings.pop("max_length", None)
+    elif "max_length" in settings:
+        settings["max_new_tokens"] = None  # up to the length, whatever the prompt's (`for_prompt`)
+    if settings.get("num_beams", 1) > 1:
+        own = "num_beams" not in given
+        if own and (why := _why_no_beams(SamplingParams(**settings))):
+            model.notify(f"num_beams of generation_config.json is left out: {why}")
+            settings["num_beams"] = 1
+        elif "temperature" not in given and not (own and model.generation_config.get("do_sample")):
+            settings["temperature"] = 0.0  # beams are searched, not drawn, unless that is asked for
     if settings.get("seed") is None:
         import secrets
 
@@ -41,6 +58,32 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
     params = SamplingParams(**settings)
     check_combination(params)
     return params
+
+
+def _why_no_beams(params: SamplingParams) -> str | None:
+    try:
+        _check_beams(params)
+    except InvalidInput as exc:
+        return exc.message
+    return None
+
+
+def for_prompt(params: SamplingParams, prompt_tokens: int) -> SamplingParams:
+    """Settings for a prompt of so many tokens: ``max_length`` says how many may follow it.
+
+    Raises:
+        InvalidInput: none may.
+    """
+    if params.max_length is None or params.max_new_tokens is not None:
+        return params
+    room = params.max_length - prompt_tokens
+    if room < 1:
+        raise InvalidInput(
+            f"The prompt has {prompt_tokens} tokens, and the model's generation_config.json ends "
+            f"a text at {params.max_length} (max_length).",
+            "Say how many tokens may follow with -n.",
+        )
+    return replace(params, max_new_tokens=room)
 
 
 def check_combination(params: SamplingParams) -> None:
@@ -89,6 +132,21 @@ def parse_logit_bias(model: LanguageModel, texts: tuple[str, ...]) -> tuple[tupl
             )
         pairs.append((parse_token(model, token, "--logit-bias"), bias))
     return tuple(pairs)
+
+
+def parse_bans(model: LanguageModel, texts: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Return ``bad_words_ids`` of phrases, each as it is and after a space.
+
+    Raises:
+        InvalidInput: a phrase is empty.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for text in texts:
+        if not text.strip(" "):
+            raise InvalidInput("--ban has no text.", "Give a word or a phrase.")
+        for spelling in dict.fromkeys((text, f" {text.lstrip(' ')}")):
+            found[tuple(model.tokenizer.ids(spelling, special="allow"))] = None
+    return tuple(found)
 
 
 def parse_token(model: LanguageModel, text: str, option: str) -> int:

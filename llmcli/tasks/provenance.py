@@ -35,5 +35,9 @@ def settings_record(params: SamplingParams) -> dict[str, Any]:
     record["logit_bias"] = [
         [token, None if bias == float("-inf") else bias] for token, bias in params.logit_bias
     ]
+    record["sequence_bias"] = [
+        [list(tokens), None if bias == float("-inf") else bias]
+        for tokens, bias in params.sequence_bias
+    ]
     record["stop"] = list(params.stop)
     return record

@@ -62,12 +62,12 @@ def test_parts_files_and_stdin_are_one_prompt(generate: Generate, tmp_path: Path
 @pytest.mark.parametrize("end", ["\n", "\0"])
 def test_several_sequences(generate: Generate, end: str) -> None:
     null = ["-0"] if end == "\0" else []
-    asked = ["-n", "6", "--seed", "2", "--temperature", "1", "--ignore-eos", PROMPT, *null]
+    asked = ["-n", "6", "--seed", "2", "--temperature", "1", "--ignore-eos", PROMPT]
     texts = [r["text"] for r in generate.records(*asked, "--num-return-sequences", "3")]
     assert len(set(texts)) == 3
-    result = generate(*asked, "--num-return-sequences", "3")
+    result = generate(*asked, *null, "--num-return-sequences", "3")
     assert result.stdout == "".join(text + end for text in texts)
-    echoed = generate(*asked, "--num-return-sequences", "3", "--echo")
+    echoed = generate(*asked, *null, "--num-return-sequences", "3", "--echo")
     assert echoed.stdout == "".join(PROMPT + text + end for text in texts)
 
 
@@ -207,6 +207,36 @@ def test_special_tokens_in_a_prompt(generate: Generate) -> None:
     assert counts[0] > counts[1]
     result = generate("-n", "1", "--special", "forbid", text, code=2)
     assert "holds the special token '<|endoftext|>' at character 3" in result.stderr
+
+
+def test_banned_phrases(generate: Generate) -> None:
+    """Alone or after a space; only where all of it would stand."""
+    asked = ["--greedy", "--ignore-eos", "-n", "12", "--logprobs", "0"]
+    tokens = [each["token"] for each in generate.records(*asked, PROMPT)[0]["tokens"]]
+    phrase = "".join(tokens[3:5])
+    first = generate.records(*asked, "--ban", phrase, PROMPT)[0]
+    assert phrase not in first["text"]
+    assert [each["token"] for each in first["tokens"][:4]] == tokens[:4]
+    assert first["sampling"]["bad_words_ids"]
+    word = generate.records(*asked, "--ban", tokens[0], "--ban", "zzz", PROMPT)[0]
+    assert tokens[0] not in [each["token"] for each in word["tokens"]]
+    assert "--ban has no text" in generate("--ban", " ", PROMPT, code=2).stderr
+
+
+def test_escapes_in_stop_texts(generate: Generate) -> None:
+    sampling = generate.records("-n", "1", "--stop", r"a\n", "--stop", r"\\n\t\x", PROMPT)[0][
+        "sampling"
+    ]
+    assert sampling["stop"] == ["a\n", "\\n\t\\x"]
+
+
+def test_how_beams_end(generate: Generate) -> None:
+    beams = ["--num-beams", "3", "-n", "8", PROMPT]
+    sampling = generate.records("--length-penalty", "-2", *beams)[0]["sampling"]
+    assert (sampling["length_penalty"], sampling["early_stopping"]) == (-2.0, False)
+    for word, value in (("true", True), ("false", False), ("never", "never")):
+        [record] = generate.records("--early-stopping", word, *beams)
+        assert record["sampling"]["early_stopping"] == value
 
 
 def test_defaults_come_from_the_model(tiny_gpt2: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from transformers import LogitsProcessorList
@@ -157,6 +157,92 @@ def test_filters_agree(
     assert_same(ours, run_processors(processors, row, [0]), row)
 
 
+@EXAMPLES
+@given(
+    logits=LOGITS,
+    temperature=st.sampled_from([0.5, 1.0, 1.7]),
+    top_h=st.sampled_from([None, 0.1, 0.4, 0.9, 1.0]),
+    epsilon=st.sampled_from([0.0, 3e-4, 0.02, 0.5]),
+    eta=st.sampled_from([0.0, 3e-4, 0.02, 0.5]),
+)
+def test_filters_by_entropy_and_probability_agree(
+    logits: list[float], temperature: float, top_h: float | None, epsilon: float, eta: float
+) -> None:
+    row = torch.tensor(logits)
+    params = SamplingParams(
+        temperature=temperature, top_h=top_h, epsilon_cutoff=epsilon, eta_cutoff=eta
+    )
+    processors: list[Any] = []
+    if temperature != 1:
+        processors.append(hf.TemperatureLogitsWarper(temperature))
+    if top_h is not None:
+        processors.append(hf.TopHLogitsWarper(top_h))
+    if epsilon:
+        processors.append(hf.EpsilonLogitsWarper(epsilon))
+    if eta:
+        processors.append(hf.EtaLogitsWarper(eta, device="cpu"))
+    assume(_clear_of_cuts(row, processors))
+    ours = sampling.filter_logits(floats(logits), params)
+    assert_same(ours, run_processors(processors, row, [0]), row)
+
+
+@EXAMPLES
+@given(
+    logits=LOGITS, prompt=TOKENS, generated=st.lists(st.integers(0, 5), max_size=12), data=st.data()
+)
+def test_settings_of_models_agree(
+    logits: list[float], prompt: list[int], generated: list[int], data: st.DataObject
+) -> None:
+    """What a generation_config.json may say of tokens and places, in transformers' own order."""
+    eos, length = [3, 4], len(prompt)
+    # Of few ids, and ending as the text ends, so that sequences of several tokens are met.
+    few = st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True)
+    ends = st.integers(1, 3).map(lambda n: [*(prompt + generated)[-n:], 7])
+    sequences = st.lists(few | ends, max_size=4)
+    biases: Any = {tuple(each): data.draw(NUMBERS) for each in data.draw(sequences)}
+    words = data.draw(sequences)
+    suppress, begin = data.draw(few | st.just([])), data.draw(few | st.just([]))
+    forced_bos, forced_eos = data.draw(few | st.just([])), data.draw(few | st.just([]))
+    min_length, new = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 12))
+    decay = data.draw(st.none() | st.tuples(st.integers(0, 6), st.sampled_from([1.01, 1.5])))
+    row, processors = torch.tensor(logits), list[Any]()
+    if biases:
+        processors.append(hf.SequenceBiasLogitsProcessor(biases))
+    if words := [each for each in words if len(each) > 1 or each[0] not in eos]:
+        processors.append(hf.NoBadWordsLogitsProcessor(words))
+    if min_length:
+        processors.append(hf.MinLengthLogitsProcessor(min_length, eos, device="cpu"))
+    if forced_bos:
+        bos: Any = forced_bos
+        processors.append(hf.ForcedBOSTokenLogitsProcessor(bos))
+    if forced_eos:
+        processors.append(hf.ForcedEOSTokenLogitsProcessor(length + new, forced_eos, device="cpu"))
+    if decay:
+        processors.append(hf.ExponentialDecayLengthPenalty(decay, eos, length))
+    if suppress:
+        processors.append(hf.SuppressTokensLogitsProcessor(suppress))
+    if begin:
+        start = length if length > 1 or not forced_bos else length + 1
+        processors.append(hf.SuppressTokensAtBeginLogitsProcessor(begin, start))
+    history = History(prompt)
+    for token in generated:
+        history.append(token)
+    params = SamplingParams(
+        max_new_tokens=new,
+        sequence_bias=tuple(biases.items()),
+        bad_words_ids=tuple(map(tuple, words)),
+        min_length=min_length,
+        forced_bos_token_id=tuple(forced_bos),
+        forced_eos_token_id=tuple(forced_eos),
+        exponential_decay_length_penalty=decay,
+        suppress_tokens=tuple(suppress),
+        begin_suppress_tokens=tuple(begin),
+    )
+    ours = sampling.penalize(floats(logits), params, history, eos_ids=eos)
+    theirs = run_processors(processors, row, prompt + generated) if processors else row
+    torch.testing.assert_close(torch.from_numpy(ours), theirs)
+
+
 def _clear_of_cuts(row: Tensor, processors: list[Any]) -> bool:
     """Whether a nudge of the logits leaves transformers' own choice as it is."""
     kept = run_processors(processors, row, [0]) > -math.inf
@@ -272,6 +358,7 @@ def test_seeds_differ_by_record(seed: int, record: int) -> None:
     top_p=st.sampled_from([0.01, 0.3, 0.9, 0.95, 0.999]),
     levels=st.sampled_from([None, 16]),
 )
+@example(seed=104554, size=20000, spread=0.01, top_p=0.3, levels=None)
 def test_top_p_of_a_large_vocabulary(
     seed: int, size: int, spread: float, top_p: float, levels: int | None
 ) -> None:
