@@ -20,6 +20,7 @@ from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_option
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
+from llmcli.io.formats import FORMATS
 from llmcli.io.prompts import read_prompt
 from llmcli.io.records import sources
 from llmcli.models.options import LoadOptions
@@ -90,10 +91,27 @@ if TYPE_CHECKING:
     help="Decode N continuations at once; the texts stay the same.  [default: 1; with --jsonl 8 "
     "where that is exact]",
 )
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice(FORMATS),
+    help="Of the input, where its suffix does not tell; with --jsonl.",
+)
+@click.option(
+    "--resume", is_flag=True, help="With --jsonl and -o: go on where a killed run stopped."
+)
+@click.option("--overwrite", is_flag=True, help="With --jsonl and -o: begin anew.")
+@click.option(
+    "--retry-errors", is_flag=True, help="With --jsonl and -o: make the error records again."
+)
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
 @click.option(
-    "-o", "--output", type=click.Path(), metavar="FILE", help="Write to a file, whole or not."
+    "-o",
+    "--output",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write to a file; a batch is appended to it as it is made.",
 )
 @input_options
 @model_options
@@ -118,6 +136,7 @@ def generate(
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli generate --json --logprobs 3 -n 5 "The sky is" | jq .tokens
       llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
+      llmcli generate --jsonl -i prompts.csv --field question -o answers.jsonl --resume
     """
     options = GenerateOptions(**own)
     if options.jsonl:
@@ -131,11 +150,24 @@ def generate(
     check_combination(SamplingParams(**given))
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
+    _check_batch(options)
     if options.output is not None:
         existing_parent(options.output, inputs=inputs.files)
     run = _run_batch if options.jsonl else _run_prompt
     if run(prompt, given, sampling, inputs, model, console, options):
         raise SystemExit(INTERRUPTED)
+
+
+def _check_batch(options: GenerateOptions) -> None:
+    """Raise InvalidInput for what only a batch into a file has."""
+    if options.input_format and not options.jsonl:
+        raise InvalidInput("--format is for --jsonl.", "Leave it out, or add --jsonl.")
+    asked = [name for name in ("resume", "overwrite", "retry_errors") if getattr(options, name)]
+    if len(asked) > 1:
+        raise InvalidInput("--resume, --overwrite and --retry-errors exclude each other.", "")
+    if asked and not (options.jsonl and options.output):
+        flag = asked[0].replace("_", "-")
+        raise InvalidInput(f"--{flag} is for a batch into a file.", "Add --jsonl and -o FILE.")
 
 
 def _run_prompt(
@@ -180,12 +212,14 @@ def _run_batch(
     options: GenerateOptions,
 ) -> bool:
     """Continue the prompts of a batch; whether Ctrl-C cut it short."""
-    from llmcli.cli.generate_batch import BatchRun
+    from llmcli.cli.generate_batch import BatchRun, stored_seed
 
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
     found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
     loaded = load_model(model, console)
+    if options.seed is None and (options.resume or options.retry_errors):
+        given = {**given, "seed": stored_seed(options.output or "")}
     params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
     draft = _draft(options, loaded, model, console)
     batch = BatchRun(loaded, params, options, console, draft, found, inputs.errors)

@@ -14,6 +14,7 @@ from llmcli.terminal.console import Console, to_json
 
 if TYPE_CHECKING:
     from llmcli.engine.speculative import Draft
+    from llmcli.io.formats import FormatName
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.generate import Continuation
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -44,6 +45,10 @@ class GenerateOptions:
     jsonl: bool
     field: str
     batch_size: int | None
+    input_format: FormatName | None
+    resume: bool
+    overwrite: bool
+    retry_errors: bool
 
     def given(self) -> dict[str, Any]:
         """Return what was set, by SamplingParams' names."""

@@ -11,6 +11,7 @@ Other formats than JSON lines cannot be appended to: until the batch is done, it
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO, Literal
 
 from llmcli.errors import InvalidInput, StorageError
 from llmcli.io.files import atomic_write, sync_folder
+from llmcli.io.sources import read_chunks
 
 Mode = Literal["new", "resume", "overwrite", "retry"]
 
@@ -90,6 +92,14 @@ class Journal:
             raise
         return Appender(file=file, path=self.lines_path, done=done)
 
+    def stored(self) -> dict[str, Any]:
+        """The manifest that is there; empty where there is none that can be read."""
+        try:
+            found = json.loads(self.manifest_path.read_text("utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     def finished(self, convert: Callable[[Iterator[bytes], BinaryIO], None]) -> None:
         """Turn the lines into the output's own format, and remove them.
 
@@ -111,8 +121,12 @@ class Journal:
                 f"{self.path} is not there.", "Run the batch without --retry-errors."
             )
         self._check_manifest(empty=False)
-        with open(self.path, "rb") as file:
-            rows = (json.loads(line) for line in file if line.endswith(b"\n"))
+        return self.errors()
+
+    def errors(self) -> set[int]:
+        """The numbers of the error records among the lines that are there."""
+        with open(self.path if self.path.exists() else self.lines_path, "rb") as file:
+            rows = (json.loads(line) for line in file if b'"error"' in line)
             return {row["record"] for row in rows if "error" in row}
 
     def replace(self, made: Iterable[tuple[int, bytes]]) -> None:
@@ -259,6 +273,22 @@ class _storage:
                 f"Cannot write {self._path}: {error.strerror}.",
                 "Free some space or choose another place.",
             ) from error
+
+
+def fingerprint(path: str) -> dict[str, Any]:
+    """What an input is known by in a manifest: its size, its sha256, and how many lines it has.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
+    digest, size, lines, last = hashlib.sha256(), 0, 0, b""
+    for chunk in read_chunks(path):
+        digest.update(chunk)
+        size += len(chunk)
+        lines += chunk.count(b"\n")
+        last = chunk[-1:]
+    lines += last not in (b"", b"\n")
+    return {"size": size, "sha256": digest.hexdigest(), "lines": lines}
 
 
 def _last_line_end(file: BinaryIO) -> int:

@@ -12,6 +12,14 @@ from itertools import chain
 from typing import Any, Literal
 
 from llmcli.errors import InvalidInput, InvalidText
+from llmcli.io.formats import (
+    Format,
+    FormatName,
+    csv_rows,
+    decompressed,
+    format_of,
+    parquet_rows,
+)
 from llmcli.io.sources import (
     STDIN,
     DecodeErrors,
@@ -184,7 +192,7 @@ def records(
             if kind == "jsonl" and data is not None and not data.strip():
                 continue
             place = f"{'Record' if kind == 'null' else 'Line'} {line} of {source.label}"
-            at = {"number": number, "place": place, "name": source.name}
+            at: dict[str, Any] = {"number": number, "place": place, "name": source.name}
             if kind == "jsonl":
                 yield _json_record(data, at, errors, text_field)
             else:
@@ -219,27 +227,66 @@ def text_parts(
         ) from exc
 
 
-def json_records_at_hand(
-    found: Iterable[Source], *, errors: DecodeErrors = "strict", text_field: str
+def rows_at_hand(
+    found: Iterable[Source],
+    *,
+    errors: DecodeErrors = "strict",
+    text_field: str,
+    asked: FormatName | None = None,
 ) -> Iterator[Record | None]:
-    """Yield the records of JSON lines as soon as they are there, on a pipe too.
+    """Yield the rows of tables as soon as they are there, on a pipe too.
 
-    None stands where the next one may have to be waited for. Errors as for :func:`records`.
+    A source's suffix tells its format (see :func:`llmcli.io.formats.format_of`), unless one was
+    ``asked`` for. None stands where the next row may have to be waited for. Errors as for
+    :func:`records`; what makes a whole table unreadable is raised.
     """
     number = 0
     for source in found:
-        splitter = _Splitter(b"\n")
-        line = 0
-        for chunk in chain(source.chunks(as_it_comes=True), [None]):
-            parts = splitter.end() if chunk is None else splitter.feed(chunk)
-            for data in parts:
-                line += 1
-                if data is None or data.strip():
-                    place = f"Line {line} of {source.label}"
-                    at = {"number": number, "place": place, "name": source.name}
-                    yield _json_record(data, at, errors, text_field)
-                    number += 1
-            yield None
+        form = format_of(source.name, asked)
+        table = _json_rows(source, form, errors) if form.name == "jsonl" else _rows(source, form)
+        for row, place in table:
+            if row is None:
+                yield None
+                continue
+            at: dict[str, Any] = {"number": number, "place": place, "name": source.name}
+            number += 1
+            if isinstance(row, InvalidInput):
+                yield Record(**at, error=row)
+            else:
+                yield _field_record(row, at, text_field)
+
+
+_Rows = Iterator[tuple[dict[str, Any] | str | InvalidInput | None, str]]
+"""Rows and how messages call them; None where the next may have to be waited for."""
+
+
+def _rows(source: Source, form: Format) -> _Rows:
+    """The rows of a table that names its columns once."""
+    if form.name == "parquet":
+        if source.name in ("", STDIN):
+            raise InvalidInput("Parquet cannot be read from a pipe.", "Give it with -i FILE.")
+        rows: Iterable[dict[str, Any] | InvalidInput] = parquet_rows(source.name)
+    else:
+        chunks = decompressed(source.chunks(), form.compression, source.label)
+        delimited: Literal["csv", "tsv"] = "csv" if form.name == "csv" else "tsv"
+        rows = csv_rows(split_bytes(chunks, b"\n"), delimited, source.label)
+    for number, row in enumerate(rows, 1):
+        yield row, f"Row {number} of {source.label}"
+    yield None, ""
+
+
+def _json_rows(source: Source, form: Format, errors: DecodeErrors) -> _Rows:
+    """The values of JSON lines."""
+    splitter = _Splitter(b"\n")
+    number = 0
+    chunks = decompressed(source.chunks(as_it_comes=True), form.compression, source.label)
+    for chunk in chain(chunks, [None]):
+        for data in splitter.end() if chunk is None else splitter.feed(chunk):
+            number += 1
+            if data is None or data.strip():
+                place = f"Line {number} of {source.label}"
+                yield _json_value(data, place, errors), place
+        yield None, ""
 
 
 def split_bytes(chunks: Iterable[bytes], separator: bytes) -> Iterator[bytes | None]:
@@ -296,29 +343,41 @@ def _text_record(data: bytes | None, at: dict[str, Any], errors: DecodeErrors) -
 def _json_record(
     data: bytes | None, at: dict[str, Any], errors: DecodeErrors, text_field: str
 ) -> Record:
+    value = _json_value(data, at["place"], errors)
+    if isinstance(value, InvalidInput):
+        return Record(**at, error=value)
+    return _field_record(value, at, text_field)
+
+
+def _json_value(
+    data: bytes | None, place: str, errors: DecodeErrors
+) -> dict[str, Any] | str | InvalidInput:
+    """What a line of JSON holds: an object (an empty one for what is none), or a text."""
     if data is None:
-        return Record(**at, error=_too_long(at["place"]))
+        return _too_long(place)
     try:
-        value = json.loads(
-            decode_utf8(data.removeprefix(codecs.BOM_UTF8), source=at["place"], errors=errors)
-        )
+        text = decode_utf8(data.removeprefix(codecs.BOM_UTF8), source=place, errors=errors)
+        value = json.loads(text)
     except InvalidText as exc:
-        return Record(**at, error=exc)
+        return exc
     except (ValueError, RecursionError) as exc:
         reason = "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
-        error = InvalidInput(
-            f"{at['place']} is not JSON: {reason}.", "Write one JSON object a line."
-        )
-        return Record(**at, error=error)
-    fields = value if isinstance(value, dict) else {}
-    text = value if isinstance(value, str) else fields.get(text_field)
+        return InvalidInput(f"{place} is not JSON: {reason}.", "Write one JSON object a line.")
+    return value if isinstance(value, dict | str) else {}
+
+
+def _field_record(value: dict[str, Any] | str, at: dict[str, Any], text_field: str) -> Record:
+    """The record of a row, whose text is in one of its fields or all of it."""
+    if isinstance(value, str):
+        return Record(parts=(value,), **at)
+    text = value.get(text_field)
     if not isinstance(text, str):
         error = InvalidInput(
             f"{at['place']} has no text in the field {text_field!r}.",
             "Name the field with --field.",
         )
-        return Record(**at, fields=fields, error=error)
-    return Record(parts=(text,), **at, fields=fields)
+        return Record(**at, fields=value, error=error)
+    return Record(parts=(text,), **at, fields=value)
 
 
 def _size(name: str) -> int | None:

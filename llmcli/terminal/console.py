@@ -186,12 +186,12 @@ class Console:
         """Print the one line of an error."""
         self.say(self._styled_err("Error:", RED) + " " + one_line(text))
 
-    def say(self, line: str) -> None:
+    def say(self, line: str, *, end: str = "\n") -> None:
         """Write a safe line to stderr; a stderr that is closed or gone is nobody's loss."""
         if sys.stderr is None:
             return
         try:
-            sys.stderr.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
+            sys.stderr.write(line.encode("utf-8", "backslashreplace").decode("utf-8") + end)
             sys.stderr.flush()
         except (OSError, ValueError):
             pass

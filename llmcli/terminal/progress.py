@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from llmcli.reporting import Progress
 from llmcli.terminal.console import Console
@@ -87,3 +88,72 @@ def _transfer_bar(console: Console) -> Bars:
     )
     bar.start()
     return bar
+
+
+class BatchProgress:
+    """How far a batch into a file is: a line that is drawn over on a terminal, one a minute else.
+
+    Args:
+        console: Where it is said.
+        total: How many records there are, if that is known.
+
+    Attributes:
+        skipped: Records that were there already.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        total: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.skipped = 0
+        self._console = console
+        self._total = total
+        self._clock = clock
+        self._started = self._shown = clock()
+        self._done = self._failed = self._tokens = 0
+        self._drawn = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._drawn:
+            self._console.say("\r\x1b[K", end="")
+        if self._done or self.skipped:
+            self._console.info(self._line() + ".")
+
+    def note(self, *, tokens: int, failed: bool) -> None:
+        """A record is done.
+
+        Args:
+            tokens: How many were generated so far, by all records together.
+            failed: Whether it is an error record.
+        """
+        self._done += 1
+        self._failed += failed
+        self._tokens = tokens
+        now, live = self._clock(), self._console.shows_progress
+        if now - self._shown < (0.2 if live else 60.0):
+            return
+        self._shown = now
+        if live:
+            self._drawn = True
+            line = self._line(now)[: self._console.width - 1]
+            self._console.say(f"\r{line}\x1b[K", end="")
+        else:
+            self._console.info(self._line(now))
+
+    def _line(self, now: float | None = None) -> str:
+        seconds = max((now or self._clock()) - self._started, 1e-9)
+        at = self.skipped + self._done
+        parts = [f"{at:,} of {self._total:,} records" if self._total else f"{at:,} records"]
+        if self._failed:
+            parts.append(f"{self._failed:,} errors")
+        parts.append(f"{self._done / seconds:.1f} records/s, {self._tokens / seconds:.0f} tokens/s")
+        if now is not None and self._total and self._done:
+            left = round((self._total - at) * seconds / self._done)
+            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+        return ", ".join(parts)

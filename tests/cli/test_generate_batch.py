@@ -57,7 +57,8 @@ def test_records_in_their_order_with_all_that_they_brought(tiny_gpt2: Path) -> N
     assert errors[4].startswith("Line 6 of stdin: The prompt is empty. Give some text")
     assert errors[5].startswith("Line 7 of stdin: ")
     assert errors[6].startswith("Line 8 of stdin: The prompt has 70 tokens; the context holds 64")
-    assert records[2] == {"id": 3, "text": "no prompt", "error": errors[2]}
+    assert [record["record"] for record in records] == list(range(8))
+    assert records[2] == {"id": 3, "text": "no prompt", "record": 2, "error": errors[2]}
     assert result.stderr == (
         "Error: 5 of 8 records are error records. Look for the field 'error' in the output.\n"
     )
@@ -70,7 +71,7 @@ def test_the_first_record_is_what_the_prompt_alone_gives(tiny_gpt2: Path) -> Non
     asked = ["-m", str(tiny_gpt2), "-n", "6", "--seed", "3", "--json", "--logprobs", "2"]
     alone = CliRunner().invoke(cli, ["generate", *asked, "Once upon a time"])
     [record] = objects(generate(tiny_gpt2, *asked[2:], '{"prompt": "Once upon a time"}').stdout)
-    assert record.pop("prompt") == "Once upon a time"
+    assert (record.pop("prompt"), record.pop("record")) == ("Once upon a time", 0)
     assert objects(alone.stdout) == [record]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.io.batch import Batch
-from llmcli.io.records import Record, Source, json_records_at_hand, records
+from llmcli.io.records import Record, Source, records, rows_at_hand
 
 
 def some_records(bad: list[bool]) -> list[Record]:
@@ -122,9 +122,7 @@ def test_numbers_count_records_over_all_sources(tmp_path: Path, at_hand: bool) -
     (tmp_path / "b").write_text('\n{"prompt": "b"}')
     found = [Source(str(tmp_path / name)) for name in "ab"]
     read: Iterator[Record | None] = (
-        json_records_at_hand(found, text_field="prompt")
-        if at_hand
-        else records(found, kind="jsonl")
+        rows_at_hand(found, text_field="prompt") if at_hand else records(found, kind="jsonl")
     )
     numbered = [(each.number, each.error is None) for each in read if each is not None]
     assert numbered == [(0, True), (1, False), (2, True)]
