@@ -48,13 +48,13 @@ def transformers_loop(module: Any) -> Callable[[list[int]], float]:
 
 
 def llmcli_loop(module: Any, precision: Any) -> Callable[[list[int]], float]:
-    from llmcli.engine.allocator import keep_freed_memory
+    import llmcli
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.readers import make_reader
     from llmcli.scoring.windows import Window
 
-    keep_freed_memory()
-    likelihood = Likelihood(make_reader(module, precision=precision))
+    with tempfile.TemporaryDirectory() as folder:
+        module.save_pretrained(folder)
+        likelihood = Likelihood(llmcli.load(folder, precision=precision).decoder())
 
     def score(tokens: list[int]) -> float:
         ((_, _, scores),) = likelihood.score([(0, Window(tokens, 1, 0))])

@@ -40,7 +40,11 @@ if TYPE_CHECKING:
     "--delimiter",
     help="Between prompt and choice.  [default: a space, unless either has white space there]",
 )
-@click.option("--bos", is_flag=True, help="Put the begin-of-text token before the prompt.")
+@click.option(
+    "--bos/--no-bos",
+    default=None,
+    help="Put the begin-of-text token before the prompt.  [default: as the tokenizer does]",
+)
 @input_options
 @model_options
 @output_options
@@ -49,7 +53,7 @@ def rank(
     prompt: str | None,
     normalize: Normalize,
     delimiter: str | None,
-    bos: bool,
+    bos: bool | None,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -90,21 +94,20 @@ def _rank(
     choices: tuple[str, ...],
     normalize: Normalize,
     delimiter: str | None,
-    bos: bool,
+    bos: bool | None,
 ) -> list[RankedChoice]:
-    from llmcli.cli.score_job import reader_of
     from llmcli.scoring.likelihood import Likelihood
     from llmcli.tasks.rank import rank as rank_choices
 
     tokenizer = model.tokenizer
     return rank_choices(
-        Likelihood(reader_of(model), device=model.device),
+        Likelihood(model.decoder()),
         tokenizer,
         prompt,
         choices,
         n_positions=model.n_positions,
         bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
-        bos=bos,
+        bos=tokenizer.adds_bos if bos is None else bos,
         normalize=normalize,
         delimiter=delimiter,
     )

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from llmcli.io.sources import DecodeErrors
     from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.readers import Reader
     from llmcli.scoring.statistics import Score, Tally
     from llmcli.scoring.texts import TextScorer
     from llmcli.scoring.windows import Convention
@@ -53,6 +52,7 @@ class ScoreJob:
             context=chosen.context,
             stride=chosen.stride,
             bos=bos,
+            adds_bos=tokenizer.adds_bos,
         )
 
     def scorer(
@@ -69,8 +69,7 @@ class ScoreJob:
         model = model or self.model
         if likelihood is None:
             likelihood = Likelihood(
-                reader_of(model),
-                device=model.device,
+                model.decoder(),
                 batch_size=self.settings.batch_size,
                 top=self.settings.alternatives,
             )
@@ -123,20 +122,6 @@ class ScoreJob:
                 )
             if value > limit:
                 raise GateFailed(f"The {name} is {value:.6g}, above {flag} {limit:g}.")
-
-
-def reader_of(model: LanguageModel) -> Reader:
-    """The fastest way to read with a model, in its precision or the next finer there is here."""
-    from llmcli.models.precision import settle_precision
-    from llmcli.models.weights import load_module
-    from llmcli.scoring.readers import make_reader, rounds_weights_itself
-
-    precision: Any = model.precision
-    if rounds_weights_itself(model.config, model.device):
-        precision = settle_precision(model, decoding=False)
-        if precision == "bfloat16":
-            return make_reader(load_module(model, exact=True), precision=precision)
-    return make_reader(model.module, precision=precision)
 
 
 def figures(score: Score) -> dict[str, Any]:

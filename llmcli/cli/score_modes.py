@@ -25,8 +25,8 @@ from llmcli.terminal.score import row_header, row_line, score_table
 from llmcli.terminal.score_progress import score_progress
 
 if TYPE_CHECKING:
-    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.statistics import Score, Tally
+    from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Convention, Window
 
 OnWindow = Callable[["Window", "TokenScores"], None]

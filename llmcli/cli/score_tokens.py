@@ -19,8 +19,8 @@ from llmcli.terminal.surprisal import (
 )
 
 if TYPE_CHECKING:
-    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.texts import TextScorer
+    from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Window
 
 OnWindow = Callable[["Window", "TokenScores"], None]
@@ -37,10 +37,12 @@ class SeenTokens:
     def of(self, window: Window, scores: TokenScores) -> Iterator[SeenToken]:
         """The tokens that a window adds, in order."""
         first = window.first
-        skipped = min(window.position - self._next, first)
+        skipped = max(0, min(window.position - self._next, first))
         for token_id in window.tokens[first - skipped : first]:
             yield self._token(token_id)
         for index, token_id in enumerate(window.tokens[first:]):
+            if window.position + index < 0:
+                continue  # a BOS that is scored: not of the text
             yield self._token(
                 token_id,
                 logprob=scores.logprobs[index],

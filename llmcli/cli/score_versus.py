@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.cli.options import load_model
-from llmcli.cli.score_job import ScoreJob, nothing_scored, reader_of
+from llmcli.cli.score_job import ScoreJob, nothing_scored
 from llmcli.errors import InvalidInput
 from llmcli.terminal.score_progress import score_progress
 
@@ -55,10 +55,7 @@ def _shared(job: ScoreJob, other: LanguageModel) -> Versus:
 
     convention = job.convention(other, job.model)
     likelihood = PairLikelihood(
-        reader_of(job.model),
-        reader_of(other),
-        device=job.model.device,
-        batch_size=job.settings.batch_size,
+        job.model.decoder(), other.decoder(), batch_size=job.settings.batch_size
     )
     scorer = job.scorer(convention, likelihood=likelihood)
     pairs = PairTally()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -95,5 +95,44 @@ class Decoder(Protocol):
 
         Returns:
             Logits, [tokens or slots, vocab], in the order given.
+        """
+        ...
+
+
+class ScoringDecoder(Decoder, Protocol):
+    """A decoder that also gives what scoring asks for: states, and the head over them."""
+
+    @property
+    def state_size(self) -> int:
+        """Numbers in a state."""
+        ...
+
+    def hidden(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = True,
+        every: bool = True,
+    ) -> Floats:
+        """Append tokens to slots; states, [tokens or slots, state_size], that the head reads.
+
+        Arguments as for `append`.
+        """
+        ...
+
+    def logits(self, states: Floats) -> Floats:
+        """The head over states of `hidden`: [rows, vocab], as `append` has it."""
+        ...
+
+    def score(self, states: Floats, targets: Sequence[int]) -> npt.NDArray[Any]:
+        """A few numbers of each row of logits, without all logits at once where that can be.
+
+        Args:
+            states: What `hidden` returned, [rows, state_size].
+            targets: A token for each row; -1 for none.
+
+        Returns:
+            [rows] of `llmcli.engine.row_stats.ROW_STATS`; ``target - log_sum_exp`` is the
+            target's log-probability in nats, ``greater + 1`` its rank.
         """
         ...

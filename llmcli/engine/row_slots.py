@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from llmcli.engine.decoder import Floats
+from llmcli.engine.row_stats import LogitStates
 
 
-class RowSlots:
+class RowSlots(LogitStates):
     """The Decoder protocol over decoders that each hold one row.
 
     Args:

@@ -13,10 +13,11 @@ from torch import Tensor
 from llmcli.engine.decoder import Floats
 from llmcli.engine.params import SamplingParams
 from llmcli.engine.reading import Reading, Text, find_reading
+from llmcli.engine.row_stats import LogitStates
 from llmcli.engine.sampling import check_logits
 
 
-class TransformersDecoder:
+class TransformersDecoder(LogitStates):
     """Decodes with ``module(input_ids, past_key_values=...)``; see the Decoder protocol.
 
     Slots are decoded one model call each: exact for every architecture, where padding is not

@@ -14,7 +14,7 @@ from llmcli.errors import InvalidInput, UnsupportedModel
 from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
-    from llmcli.engine.decoder import Decoder
+    from llmcli.engine.decoder import ScoringDecoder
     from llmcli.engine.gpt2_weights import GPT2Weights
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
@@ -192,7 +192,7 @@ class LanguageModel:
 
         return gpt2_weights(self)
 
-    def decoder(self) -> Decoder:
+    def decoder(self) -> ScoringDecoder:
         """Return a fresh decoder over this model's weights."""
         with self.timed("import torch"):
             from llmcli.engine.gpt2 import GPT2Decoder

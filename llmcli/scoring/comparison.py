@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import tee
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
+from llmcli.engine.decoder import Floats, ScoringDecoder
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.output_layer import TokenScores, join
-from llmcli.scoring.readers import Reader
+from llmcli.scoring.states import ROWS_SLICE
 from llmcli.scoring.statistics import Blocks, bootstrap_interval, bounded_exp
 from llmcli.scoring.texts import TextScorer
+from llmcli.scoring.token_scores import TokenScores, join, log_softmax
 from llmcli.scoring.windows import Window
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -46,53 +47,93 @@ class PairLikelihood(Likelihood):
     """Scores windows with two models that share their tokens.
 
     Args:
-        first: Runs the first model.
-        second: Runs the second.
-        device: Where both want their tokens.
+        first: The first model.
+        second: The second.
         batch_size: As for Likelihood.
     """
 
     def __init__(
-        self, first: Reader, second: Reader, *, device: str = "cpu", batch_size: int | None = None
+        self, first: ScoringDecoder, second: ScoringDecoder, *, batch_size: int | None = None
     ) -> None:
-        super().__init__(first, device=device, batch_size=batch_size)
+        super().__init__(first, batch_size=batch_size)
+        self._source = _Pair(first, second)
         self._second = second
 
-    def _ask(self, ids: Tensor, rows: Tensor, targets: Tensor) -> TokenScores:
+    def _ask(self, states: Floats, targets: Sequence[int]) -> TokenScores:
+        size = self._decoder.state_size
+        wanted = np.asarray(targets, dtype=np.int64)
         parts = []
-        begin = 0
-        for ours, theirs in _side_by_side(
-            self._reader.logits(ids, rows), self._second.logits(ids, rows)
-        ):
-            end = begin + len(ours)
-            parts.append(_compare(ours, theirs, targets[begin:end]))
-            begin = end
+        for begin in range(0, len(states), ROWS_SLICE):
+            piece = states[begin : begin + ROWS_SLICE]
+            ours = self._decoder.logits(np.ascontiguousarray(piece[:, :size]))
+            theirs = self._second.logits(np.ascontiguousarray(piece[:, size:]))
+            parts.append(_compare(ours, theirs, wanted[begin : begin + ROWS_SLICE]))
         return join(parts)
 
 
-def _compare(ours: Tensor, theirs: Tensor, targets: Tensor) -> TokenScores:
+class _Pair:
+    """Two decoders as one source of states, which are those of both side by side."""
+
+    def __init__(self, first: ScoringDecoder, second: ScoringDecoder) -> None:
+        self._both = (first, second)
+        self._slots: dict[int, list[int]] = {}
+        self._next = 0
+
+    @property
+    def state_size(self) -> int:
+        return sum(each.state_size for each in self._both)
+
+    def open(self) -> int:
+        slot, self._next = self._next, self._next + 1
+        self._slots[slot] = [each.open() for each in self._both]
+        return slot
+
+    def close(self, slot: int) -> None:
+        for each, own in zip(self._both, self._slots.pop(slot), strict=True):
+            each.close(own)
+
+    def truncate(self, slot: int, length: int) -> None:
+        for each, own in zip(self._both, self._slots[slot], strict=True):
+            each.truncate(own, length)
+
+    def copy(self, source: int, target: int, length: int) -> int:
+        slots = zip(self._both, self._slots[source], self._slots[target], strict=True)
+        held = min(each.copy(ours, new, length) for each, ours, new in slots)
+        self.truncate(target, held)
+        return held
+
+    def hidden(
+        self,
+        texts: Sequence[tuple[int, Sequence[int]]],
+        *,
+        prompt: bool = True,
+        every: bool = True,
+    ) -> Floats:
+        found = [
+            each.hidden(
+                [(self._slots[slot][index], ids) for slot, ids in texts],
+                prompt=prompt,
+                every=every,
+            )
+            for index, each in enumerate(self._both)
+        ]
+        return np.concatenate(found, axis=1)
+
+
+def _compare(ours: Floats, theirs: Floats, targets: npt.NDArray[np.int64]) -> TokenScores:
     """Both models' scores of some positions; logits are [positions, vocab]."""
-    first, second = torch.log_softmax(ours, 1), torch.log_softmax(theirs, 1)
-    # A token that neither allows (-inf - -inf) adds nothing.
-    gap = torch.nan_to_num(first - second, nan=0.0)
+    first, second = log_softmax(ours), log_softmax(theirs)
+    rows = np.arange(len(targets))
+    with np.errstate(invalid="ignore"):
+        # A token that neither allows (-inf - -inf) adds nothing.
+        gap = np.nan_to_num(first - second, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        gap *= np.exp(first)
     return TokenScores(
-        logprobs=first.gather(1, targets[:, None])[:, 0].tolist(),
-        other=second.gather(1, targets[:, None])[:, 0].tolist(),
-        divergences=(first.exp() * gap).sum(1).tolist(),
-        agreements=(first.argmax(1) == second.argmax(1)).tolist(),
+        logprobs=first[rows, targets].tolist(),
+        other=second[rows, targets].tolist(),
+        divergences=gap.sum(axis=1, dtype=np.float64).tolist(),
+        agreements=(first.argmax(axis=1) == second.argmax(axis=1)).tolist(),
     )
-
-
-def _side_by_side(
-    first: Iterator[Tensor], second: Iterator[Tensor]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Slices of the same rows from two streams that may be cut differently."""
-    ours, theirs = next(first, None), next(second, None)
-    while ours is not None and theirs is not None:
-        size = min(len(ours), len(theirs))
-        yield ours[:size], theirs[:size]
-        ours = ours[size:] if len(ours) > size else next(first, None)
-        theirs = theirs[size:] if len(theirs) > size else next(second, None)
 
 
 @dataclass(slots=True)
@@ -166,8 +207,10 @@ def _ends(scorer: TextScorer, parts: Iterable[str]) -> Iterator[tuple[float, flo
     end = 0
     for _, window, scores in scorer.windows([(None, parts)]):
         ids = window.tokens[window.first :]
-        for token_id, logprob in zip(ids, scores.logprobs, strict=True):
-            end += _length(scorer.tokenizer, token_id, first=end == 0)
+        for index, (token_id, logprob) in enumerate(zip(ids, scores.logprobs, strict=True)):
+            # A BOS that is scored has no byte of the text.
+            if window.position + index >= 0:
+                end += _length(scorer.tokenizer, token_id, first=end == 0)
             yield end, -logprob
 
 

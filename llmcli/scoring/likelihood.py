@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
+from llmcli.engine.decoder import Floats, ScoringDecoder
 from llmcli.errors import NumericalError
-from llmcli.scoring.output_layer import TokenScores, describe, join
-from llmcli.scoring.readers import Reader
+from llmcli.scoring.states import ROWS_SLICE, States, WindowStates
+from llmcli.scoring.token_scores import TokenScores, best_tokens, join
 from llmcli.scoring.windows import Window
 
 K = TypeVar("K")
@@ -25,9 +27,11 @@ _LOOK_AHEAD = 64
 class Likelihood:
     """Scores windows with a model.
 
+    Windows that begin alike (the choices of one prompt, texts after one prompt) share what they
+    begin with: it is read once, and its keys and values are copied.
+
     Args:
-        reader: Runs the model.
-        device: Where the reader wants its tokens.
+        decoder: The model; its slots are taken and given back.
         batch_size: Windows in a batch; None for as many as make about a thousand tokens.
             It changes no result beyond rounding.
         top: With a number, each token's rank and the distribution's entropy and this many
@@ -35,59 +39,46 @@ class Likelihood:
     """
 
     def __init__(
-        self,
-        reader: Reader,
-        *,
-        device: str = "cpu",
-        batch_size: int | None = None,
-        top: int | None = None,
+        self, decoder: ScoringDecoder, *, batch_size: int | None = None, top: int | None = None
     ) -> None:
-        self._reader = reader
-        self._device = torch.device(device)
+        self._decoder = decoder
+        self._source: States = decoder
         self._batch_size = batch_size
         self._top = top
 
     def score(self, windows: Iterable[tuple[K, Window]]) -> Iterator[tuple[K, Window, TokenScores]]:
         """Score windows; each comes back with its key, in the order given.
 
-        Windows of one length or another are batched with their like, padded on the right.
+        Windows of one length or another are batched with their like.
 
         Raises:
             NumericalError: the model's logits are NaN or infinite; the message names the token.
         """
-        for group in _groups(windows, self._batch_size):
-            results: dict[int, TokenScores] = {}
-            for batch in _batches([window for _, window in group], self._batch_size):
-                found = self._run([group[index][1] for index in batch])
-                results.update(zip(batch, found, strict=True))
-            for index, (key, window) in enumerate(group):
-                yield key, window, results[index]
+        with WindowStates(self._source) as reader:
+            for group in _groups(windows, self._batch_size):
+                results: dict[int, TokenScores] = {}
+                reader.share([window for _, window in group])
+                for batch in _batches([each for _, each in group], self._batch_size, reader.shared):
+                    found = self._run(reader, [group[index][1] for index in batch])
+                    results.update(zip(batch, found, strict=True))
+                for index, (key, window) in enumerate(group):
+                    yield key, window, results[index]
 
-    @torch.inference_mode()
-    def _run(self, batch: Sequence[Window]) -> list[TokenScores]:
-        time = max(len(window.tokens) for window in batch) - 1
-        ids = torch.zeros((len(batch), time), dtype=torch.int64)
-        rows: list[int] = []
-        targets: list[int] = []
-        for index, window in enumerate(batch):
-            ids[index, : len(window.tokens) - 1] = torch.tensor(window.tokens[:-1])
-            base = index * time - 1
-            rows.extend(range(base + window.first, base + len(window.tokens)))
-            targets.extend(window.tokens[window.first :])
-        scores = self._ask(
-            ids.to(self._device),
-            torch.tensor(rows, device=self._device),
-            torch.tensor(targets, device=self._device),
-        )
-        parts = []
-        begin = 0
-        for window in batch:
-            part = scores.stretch(begin, begin + window.scored)
+    def _run(self, reader: WindowStates, batch: Sequence[Window]) -> list[TokenScores]:
+        parts: list[list[TokenScores]] = [[] for _ in batch]
+        for pieces in reader.read(batch):
+            begin = 0
+            targets = [token for piece in pieces for token in piece.targets]
+            scores = self._ask(reader.states(pieces), targets)
+            for piece in pieces:
+                end = begin + len(piece.targets)
+                parts[piece.index].append(scores.stretch(begin, end))
+                begin = end
+        joined = [join(part) for part in parts]
+        for window, part in zip(batch, joined, strict=True):
             if not _finite(part):
                 raise _broken(window, self._first_broken(window))
-            parts.append(part)
-            begin += window.scored
-        return parts
+        return joined
 
     def _first_broken(self, window: Window) -> int:
         """Index in the window of the first token whose log-probability is no number.
@@ -98,25 +89,37 @@ class Likelihood:
         low, high = window.first, len(window.tokens) - 1
         while low < high:
             middle = (low + high) // 2
-            ids = torch.tensor([window.tokens[:middle]], device=self._device)
-            rows = torch.tensor([middle - 1], device=self._device)
-            target = torch.tensor([window.tokens[middle]], device=self._device)
-            if _finite(self._ask(ids, rows, target)):
-                low = middle + 1
-            else:
-                high = middle
+            with WindowStates(self._source) as reader:
+                short = Window(window.tokens[: middle + 1], middle, 0)
+                ((piece,),) = reader.read([short])
+                finite = _finite(self._ask(reader.states([piece]), piece.targets))
+            low, high = (middle + 1, high) if finite else (low, middle)
         return low
 
-    def _ask(self, ids: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor) -> TokenScores:
+    def _ask(self, states: Floats, targets: Sequence[int]) -> TokenScores:
+        """Score one token after each of some states."""
+        found = self._decoder.score(states, targets)
+        logprobs = (found["target"] - found["log_sum_exp"]).tolist()
         if self._top is None:
-            return TokenScores(self._reader.logprobs(ids, rows, targets).tolist())
-        parts = []
-        begin = 0
-        for logits in self._reader.logits(ids, rows):
-            end = begin + len(logits)
-            parts.append(describe(logits, targets[begin:end], top=self._top))
-            begin = end
-        return join(parts)
+            return TokenScores(logprobs)
+        return TokenScores(
+            logprobs=logprobs,
+            ranks=(found["greater"] + 1).tolist(),
+            entropies=found["entropy"].tolist(),
+            top=self._alternatives(states, found["log_sum_exp"]),
+        )
+
+    def _alternatives(
+        self, states: Floats, sums: npt.NDArray[np.float64]
+    ) -> Sequence[Sequence[tuple[int, float]]]:
+        if not self._top:
+            return [[] for _ in states]
+        found: list[list[tuple[int, float]]] = []
+        for begin in range(0, len(states), ROWS_SLICE):
+            logits = self._decoder.logits(states[begin : begin + ROWS_SLICE])
+            logprobs = (logits - sums[begin : begin + ROWS_SLICE, None]).astype(np.float32)
+            found += best_tokens(logprobs, self._top)
+        return found
 
 
 def _finite(scores: TokenScores) -> bool:
@@ -149,12 +152,15 @@ def _groups(
         yield group
 
 
-def _batches(windows: Sequence[Window], batch_size: int | None) -> Iterator[list[int]]:
-    """Indices of windows that run together, like lengths side by side."""
+def _batches(windows: Sequence[Window], batch_size: int | None, shared: int) -> Iterator[list[int]]:
+    """Indices of windows that run together, like lengths side by side.
+
+    Their first ``shared`` tokens are read already.
+    """
     order = sorted(range(len(windows)), key=lambda index: -len(windows[index].tokens))
     batch: list[int] = []
     for index in order:
-        longest = len(windows[batch[0]].tokens) if batch else 0
+        longest = len(windows[batch[0]].tokens) - shared if batch else 0
         full = (
             (len(batch) + 1) * longest > BATCH_TOKENS + len(batch) + 1
             if batch_size is None

@@ -15,7 +15,7 @@ from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 if TYPE_CHECKING:
     from llmcli.scoring.likelihood import Likelihood
-    from llmcli.scoring.output_layer import TokenScores
+    from llmcli.scoring.token_scores import TokenScores
 
 K = TypeVar("K")
 

@@ -28,7 +28,8 @@ class Window:
     Attributes:
         tokens: Token ids, at most context + 1 of them.
         first: Index in ``tokens`` of the first token that is scored, at least 1.
-        position: Index in the text of ``tokens[first]`` (BOS has none, the text begins at 0).
+        position: Index in the text of ``tokens[first]``; the text begins at 0, and a BOS that is
+            scored itself is at -1.
         weight: How much each scored token counts in the mean; 1 but in the hf convention.
     """
 
@@ -52,6 +53,7 @@ class Convention:
         context: The most tokens the model reads at once.
         stride: Tokens from the beginning of one window to that of the next.
         bos: The id put before the text, or None.
+        bos_in_text: Whether that id is also the text's own first token, which is scored.
 
     Raises:
         InvalidInput: a stride or context out of range, or a BOS that the convention needs.
@@ -61,6 +63,7 @@ class Convention:
     context: int
     stride: int
     bos: int | None
+    bos_in_text: bool = False
 
     def __post_init__(self) -> None:
         least = 4 if self.name == "llama.cpp" else 2
@@ -105,6 +108,7 @@ def make_convention(
     context: int | None = None,
     stride: int | None = None,
     bos: bool | None = None,
+    adds_bos: bool = False,
 ) -> Convention:
     """A convention with its own defaults filled in.
 
@@ -116,6 +120,8 @@ def make_convention(
         stride: For ``default`` (context / 2) and ``hf`` (512, or half of a smaller context).
         bos: Whether BOS stands before the text; None means as the convention does: yes for
             ``default`` and ``lm-eval``, no for ``hf`` and ``llama.cpp``.
+        adds_bos: Whether the tokenizer begins every text with BOS. lm-evaluation-harness takes
+            that token for one of the text, after the BOS of its own.
 
     Raises:
         InvalidInput: a value out of range, or one that the convention does not have.
@@ -138,7 +144,13 @@ def make_convention(
         stride = HF_STRIDE if name == "hf" and context > HF_STRIDE else max(1, context // 2)
     if name in ("lm-eval", "llama.cpp"):
         stride = context
-    return Convention(name=name, context=context, stride=stride, bos=_choose_bos(name, bos_id, bos))
+    return Convention(
+        name=name,
+        context=context,
+        stride=stride,
+        bos=_choose_bos(name, bos_id, bos),
+        bos_in_text=adds_bos and name == "lm-eval",
+    )
 
 
 def _choose_bos(name: ConventionName, bos_id: int | None, bos: bool | None) -> int | None:
@@ -226,14 +238,27 @@ def _lm_eval(convention: Convention, pieces: Iterable[Sequence[int]]) -> Iterato
     ``abcdefg`` gives ``^|abcd`` and ``cd|efg``.
     """
     context = convention.context
+    offset = 1
+    if convention.bos_in_text and convention.bos is not None:
+        pieces, offset = _begun_with(convention.bos, pieces), 2
     tape = _Tape(pieces, convention.bos)
     scored = 1
     while tape.fill(scored + 1) > scored:
         end = tape.fill(scored + context)
         begin = max(0, end - context - 1)
-        yield Window(tape.take(begin, end), scored - begin, scored - 1)
+        yield Window(tape.take(begin, end), scored - begin, scored - offset)
         scored = end
         tape.drop(end - context)
+
+
+def _begun_with(token: int, pieces: Iterable[Sequence[int]]) -> Iterator[Sequence[int]]:
+    """The pieces with a token before the first; none before an empty text."""
+    begun = False
+    for piece in pieces:
+        if piece and not begun:
+            begun = True
+            yield (token,)
+        yield piece
 
 
 def _llama_cpp(convention: Convention, pieces: Iterable[Sequence[int]]) -> Iterator[Window]:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.scoring.output_layer import TokenScores
     from llmcli.scoring.statistics import Tally
+    from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Window
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from llmcli.engine.transformers_decoder import TransformersDecoder
+from llmcli.scoring.likelihood import Likelihood as Scorer
+from llmcli.scoring.statistics import Tally
+from llmcli.scoring.windows import Window, make_convention
 from llmcli.training.tokens import TokenFile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,55 +59,35 @@ def token_losses(model: nn.Module, rows: Tensor) -> Tensor:
     ).view(rows.shape[0], -1)
 
 
-def windows(length: int, *, context: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, end, first) of sliding windows over ``length`` inputs.
-
-    Inputs ``start:end`` go through the model, and the targets of ``first:end`` are scored; each
-    target once, with ``context - stride`` to ``context`` inputs before it (fewer only at the
-    beginning).
-
-    >>> list(windows(10, context=4, stride=2))
-    [(0, 4, 0), (2, 6, 4), (4, 8, 6), (6, 10, 8)]
-    """
-    scored = 0
-    while scored < length:
-        end = min(length, context if scored == 0 else scored + stride)
-        yield max(0, end - context), end, scored
-        scored = end
-
-
-@torch.no_grad()
 def exact_likelihood(
-    model: nn.Module,
+    model: PreTrainedModel,
     file: TokenFile,
     ids: NDArray[Any],
     *,
     context: int,
     end_of_text: int,
-    autocast: AbstractContextManager[object],
-    device: torch.device,
-    stride: int | None = None,
 ) -> Likelihood:
-    """Score every token of every document once, in sliding windows of the whole context.
+    """Score every token of every document once, as ``llmcli score`` does by default.
 
-    Each document begins with the end-of-text token, which itself is not scored; windows advance
-    by ``stride`` (half a context if None), so that all but a document's first tokens are
-    predicted from at least half a context.
+    Each document begins with the end-of-text token, which itself is not scored; windows of the
+    whole context advance by half of it. So this is what the command says of the saved model and
+    the same documents (``score --by file``).
     """
-    stride = stride or max(1, context // 2)
-    nats, tokens, at = 0.0, 0, 0
-    was_training = model.training
-    model.eval()
-    with autocast:
+    convention = make_convention("default", n_positions=context, bos_id=end_of_text)
+
+    def windows() -> Iterator[tuple[None, Window]]:
+        at = 0
         for length in file.lengths:
-            text: NDArray[np.int64] = np.concatenate(
-                [[end_of_text], np.asarray(ids[at : at + length - 1], dtype=np.int64)]
-            )
+            # Without the end-of-text token behind it.
+            text = np.asarray(ids[at : at + length - 1], dtype=np.int64).tolist()
             at += length
-            rows = torch.from_numpy(text).to(device)
-            for start, end, first in windows(length - 1, context=context, stride=stride):
-                losses = token_losses(model, rows[None, start : end + 1])[0, first - start :]
-                nats += float(losses.double().sum())
-                tokens += end - first
+            for window in convention.windows([text]):
+                yield None, window
+
+    tally = Tally()
+    was_training = model.training
+    model.train(False)
+    for _, _, scores in Scorer(TransformersDecoder(model, n_positions=context)).score(windows()):
+        tally.add(scores.logprobs)
     model.train(was_training)
-    return Likelihood(nats=nats, tokens=tokens, bytes=sum(file.sizes))
+    return Likelihood(nats=tally.nll, tokens=round(tally.weight), bytes=sum(file.sizes))

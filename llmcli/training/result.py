@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -165,8 +165,6 @@ def _exact(
             data.validation_ids,
             context=run.context,
             end_of_text=data.end_of_text,
-            autocast=nullcontext(),
-            device=trainer.args.device,
         )
 
 

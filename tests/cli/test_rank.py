@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
+import transformers
 from click.testing import CliRunner, Result
 
 from llmcli.api import load
@@ -80,3 +83,52 @@ def test_bad_input(tiny_gpt2: Path, args: list[str], message: str) -> None:
     error = run(tiny_gpt2, *args, code=2).stderr
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_tokenizer_that_adds_bos_is_taken_at_its_word(tiny_llama: Path, tmp_path: Path) -> None:
+    """As lm-evaluation-harness: both texts are encoded as the tokenizer encodes any text."""
+    folder = bos_adding(tiny_llama, tmp_path / "llama")
+    library: Any = transformers
+    tokenizer = library.AutoTokenizer.from_pretrained(str(folder))
+    module = library.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    assert tokenizer.encode("a")[0] == tokenizer.bos_token_id
+
+    def summed(ids: list[int], begin: int) -> float:
+        with torch.no_grad():
+            logprobs = torch.log_softmax(module(torch.tensor([ids[:-1]])).logits[0].double(), 1)
+        rows = logprobs[begin - 1 :]
+        return float(rows.gather(1, torch.tensor(ids[begin:])[:, None]).sum())
+
+    whole, alone = tokenizer.encode(f"{PROMPT} park"), tokenizer.encode(PROMPT)
+    for flags, skipped in (([], 0), (["--bos"], 0), (["--no-bos"], 1)):
+        found = json.loads(run(folder, "--json", "--prompt", PROMPT, *flags, "park").stdout)
+        expected = summed(whole[skipped:], len(alone) - skipped)
+        assert found["choices"][0]["logprob"] == pytest.approx(expected, abs=1e-4)
+
+    # loglikelihood_rolling puts a BOS of its own before the tokenizer's, which is scored.
+    text = f"{PROMPT} give me the cheese"
+    args = ["score", "--json", "--convention", "lm-eval", "-m", str(folder), text]
+    result = CliRunner().invoke(cli, args)
+    rolling = [tokenizer.bos_token_id, *tokenizer.encode(text)]
+    assert json.loads(result.stdout)["nll"] == pytest.approx(-summed(rolling, 1), abs=1e-3)
+    tokens = CliRunner().invoke(cli, [*args[:1], "--tokens", *args[1:]])
+    *shown, total = map(json.loads, tokens.stdout.splitlines())
+    assert "".join(each["token"] for each in shown) == text
+    assert len(shown) == len(rolling) - 2 == total["tokens"] - 1
+    empty = CliRunner().invoke(cli, [*args[:-1], ""])
+    assert empty.exit_code == 2
+
+
+def bos_adding(folder: Path, target: Path) -> Path:
+    """A copy of a model whose tokenizer begins every text with BOS, as Llama's does."""
+    shutil.copytree(folder, target)
+    tokenizer = tokenizers.Tokenizer.from_file(str(target / "tokenizer.json"))
+    token = "<|endoftext|>"
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{token} $A", special_tokens=[(token, tokenizer.token_to_id(token))]
+    )
+    tokenizer.save(str(target / "tokenizer.json"))
+    path = target / "tokenizer_config.json"
+    config = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**config, "bos_token": token}))
+    return target

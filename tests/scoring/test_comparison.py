@@ -11,9 +11,11 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+import llmcli
+from llmcli.engine.decoder import ScoringDecoder
+from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.scoring.comparison import PairLikelihood, PairTally, compare_by_bytes
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.readers import LogitsReader, make_reader
 from llmcli.scoring.texts import TextScorer
 from llmcli.scoring.windows import make_convention
 from llmcli.tokenization.tokenizer import Tokenizer
@@ -24,6 +26,10 @@ TEXT = "Once upon a time there was a little fox. 東京 is far; naïve café �
 def module_at(folder: Path) -> Any:
     library: Any = transformers
     return library.AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+
+
+def over(module: Any) -> ScoringDecoder:
+    return TransformersDecoder(module, n_positions=64)
 
 
 def scorer(folder: Path, likelihood: Likelihood, tokenizer: Tokenizer | None = None) -> TextScorer:
@@ -47,12 +53,18 @@ def distributions(module: Any, ids: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("slices", [False, True])
-def test_shared_tokenizer(tiny_gpt2: Path, tiny_neox: Path, slices: bool) -> None:
+def test_shared_tokenizer(
+    tiny_gpt2: Path, tiny_neox: Path, slices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if slices:
+        monkeypatch.setattr("llmcli.scoring.states._STATES", 1)
+        monkeypatch.setattr("llmcli.scoring.comparison.ROWS_SLICE", 7)
     first, second = module_at(tiny_gpt2), module_at(tiny_neox)
     text = TEXT[:500]
-    reader = LogitsReader(second) if slices else make_reader(second)
     tally = PairTally()
-    pair = scorer(tiny_gpt2, PairLikelihood(make_reader(first), reader, batch_size=2))
+    pair = scorer(
+        tiny_gpt2, PairLikelihood(llmcli.load(str(tiny_gpt2)).decoder(), over(second), batch_size=2)
+    )
     list(pair.run([("", [text])], on_window=lambda _, window, found: tally.add(window, found)))
     comparison = tally.comparison()
 
@@ -73,7 +85,7 @@ def test_shared_tokenizer(tiny_gpt2: Path, tiny_neox: Path, slices: bool) -> Non
 def test_a_model_against_itself_differs_in_nothing(tiny_gpt2: Path) -> None:
     module = module_at(tiny_gpt2)
     tally = PairTally()
-    pair = scorer(tiny_gpt2, PairLikelihood(make_reader(module), make_reader(module)))
+    pair = scorer(tiny_gpt2, PairLikelihood(over(module), over(module)))
     list(pair.run([("", [TEXT])], on_window=lambda _, window, found: tally.add(window, found)))
     found = tally.comparison()
     assert (found.nll, found.mean, found.interval) == (0, 0, (0, 0))
@@ -91,8 +103,8 @@ def characters() -> Tokenizer:
 
 
 def test_tokenizers_of_their_own_are_compared_by_bytes(tiny_gpt2: Path, tiny_llama: Path) -> None:
-    first = scorer(tiny_gpt2, Likelihood(make_reader(module_at(tiny_gpt2))))
-    second = scorer(tiny_llama, Likelihood(make_reader(module_at(tiny_llama))), characters())
+    first = scorer(tiny_gpt2, Likelihood(over(module_at(tiny_gpt2))))
+    second = scorer(tiny_llama, Likelihood(over(module_at(tiny_llama))), characters())
     comparison = compare_by_bytes(first, second, iter([TEXT[:700], TEXT[700:]]))
     assert comparison is not None
     size = len(TEXT.encode())
@@ -106,5 +118,5 @@ def test_tokenizers_of_their_own_are_compared_by_bytes(tiny_gpt2: Path, tiny_lla
 
 def test_nothing_to_compare(tiny_gpt2: Path) -> None:
     module = module_at(tiny_gpt2)
-    first, second = (scorer(tiny_gpt2, Likelihood(make_reader(module))) for _ in range(2))
+    first, second = (scorer(tiny_gpt2, Likelihood(over(module))) for _ in range(2))
     assert compare_by_bytes(first, second, []) is None

@@ -6,15 +6,20 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 from kernel_levels import skip_without
 
-from llmcli.errors import NumericalError, UnsupportedModel
+import llmcli
+from llmcli.engine.decoder import ScoringDecoder
+from llmcli.engine.row_stats import row_stats
+from llmcli.engine.transformers_decoder import TransformersDecoder
+from llmcli.errors import NumericalError
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.output_layer import Head, make_head
-from llmcli.scoring.readers import HiddenReader, LogitsReader, Reader, make_reader
 from llmcli.scoring.windows import Window
 
 WINDOWS = [
@@ -46,25 +51,40 @@ def chosen(module: Any, window: Window) -> list[float]:
     return found
 
 
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama", "tiny_neox"])
-def module(request: pytest.FixtureRequest) -> Any:
-    return module_at(request.getfixturevalue(request.param))
+FOLDERS = ["tiny_gpt2", "tiny_llama", "tiny_neox"]
+
+
+@pytest.fixture(params=FOLDERS)
+def folder(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.getfixturevalue(request.param)
+    return found
+
+
+def over(module: Any) -> ScoringDecoder:
+    return TransformersDecoder(module, n_positions=64)
+
+
+@pytest.fixture(params=["its own", "transformers"])
+def decoder(request: pytest.FixtureRequest, folder: Path) -> ScoringDecoder:
+    if request.param == "transformers":
+        return over(module_at(folder))
+    return llmcli.load(str(folder)).decoder()
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 2, 7])
-def test_logprobs_are_transformers_whatever_the_batch(module: Any, batch_size: int | None) -> None:
-    likelihood = Likelihood(make_reader(module), batch_size=batch_size)
-    results = list(likelihood.score(enumerate(WINDOWS)))
+def test_logprobs_are_transformers_whatever_the_batch(
+    folder: Path, decoder: ScoringDecoder, batch_size: int | None
+) -> None:
+    module = module_at(folder)
+    results = list(Likelihood(decoder, batch_size=batch_size).score(enumerate(WINDOWS)))
     assert [(key, window) for key, window, _ in results] == list(enumerate(WINDOWS))
     for _, window, scores in results:
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["fast", "logits"])
-def test_ranks_entropies_and_alternatives(module: Any, kind: str) -> None:
-    reader: Reader = make_reader(module) if kind == "fast" else LogitsReader(module)
-    likelihood = Likelihood(reader, top=3)
-    for _, window, scores in likelihood.score(enumerate(WINDOWS)):
+def test_ranks_entropies_and_alternatives(folder: Path, decoder: ScoringDecoder) -> None:
+    module = module_at(folder)
+    for _, window, scores in Likelihood(decoder, top=3).score(enumerate(WINDOWS)):
         distribution = expected(module, window)
         targets = list(window.tokens[window.first :])
         own = distribution[range(len(targets)), targets]
@@ -79,91 +99,99 @@ def test_ranks_entropies_and_alternatives(module: Any, kind: str) -> None:
             assert [p for _, p in top] == pytest.approx(best.values[row].tolist(), abs=1e-5)
 
 
-def test_any_model_by_slices_through_its_cache(module: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("llmcli.scoring.readers.ROWS_SLICE", 7)
-    likelihood = Likelihood(LogitsReader(module), batch_size=3)
-    for _, window, scores in likelihood.score(enumerate(WINDOWS)):
+def test_windows_in_pieces(folder: Path, decoder: ScoringDecoder, monkeypatch: Any) -> None:
+    """States by the piece, as where they are the logits of a large vocabulary."""
+    monkeypatch.setattr("llmcli.scoring.states._STATES", 1)
+    monkeypatch.setattr("llmcli.scoring.states._BLOCK", 8)
+    module = module_at(folder)
+    for _, window, scores in Likelihood(decoder, batch_size=3).score(enumerate(WINDOWS)):
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
 
 
-def test_small_vocabulary_slices(module: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("llmcli.scoring.output_layer.VOCABULARY_SLICE", 33)
-    for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
+PREFIX = list(range(100, 130))
+
+
+class Counting:
+    """A decoder that counts the tokens it reads."""
+
+    def __init__(self, decoder: ScoringDecoder) -> None:
+        self._decoder = decoder
+        self.read = 0
+        self.held = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def open(self) -> int:
+        self.held += 1
+        return self._decoder.open()
+
+    def close(self, slot: int) -> None:
+        self.held -= 1
+        self._decoder.close(slot)
+
+    def hidden(self, texts: Any, **settings: Any) -> Any:
+        self.read += sum(len(ids) for _, ids in texts)
+        return self._decoder.hidden(texts, **settings)
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 2])
+def test_what_windows_have_in_common_is_read_once(
+    folder: Path, decoder: ScoringDecoder, batch_size: int | None
+) -> None:
+    tails = [[3, 4], [5], [3, 6, 7, 8], [200], [9, 9], [4, 1], [2, 2]]
+    windows = [Window([*PREFIX, *tail], len(PREFIX), 0) for tail in tails]
+    # Then others, which begin alike for a while, and one that shares nothing.
+    later = [Window([*PREFIX[:20], 7, *tail], 21, 0) for tail in tails]
+    counting: Any = Counting(decoder)
+    asked = [*windows, *later, Window([1, 2, 3], 1, 0)]
+    module = module_at(folder)
+    found = list(Likelihood(counting, batch_size=batch_size).score(enumerate(asked)))
+    for _, window, scores in found:
         assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
+    assert counting.held == 0
+
+    counting.read = 0
+    list(Likelihood(counting, batch_size=batch_size).score(enumerate(windows)))
+    # The last token of the prompt is each choice's own: its state predicts the choice.
+    assert counting.read == len(PREFIX) - 1 + sum(len(tail) for tail in tails)
 
 
-def test_forbidden_tokens_and_logits_far_apart(monkeypatch: Any) -> None:
-    """Whole slices of -inf, and logits that would overflow float32 if they were exponentiated."""
-    monkeypatch.setattr("llmcli.scoring.output_layer.VOCABULARY_SLICE", 50)
-    torch.manual_seed(2)
-    weight, hidden = torch.randn(300, 16) * 30, torch.randn(40, 16)
-    bias = torch.zeros(300)
-    bias[50:100] = bias[250:] = -torch.inf
-    targets = torch.cat([torch.arange(100, 120), torch.arange(20)])
-    exact = torch.log_softmax((hidden @ weight.t() + bias).double(), 1)[range(40), targets]
-    found = Head(weight, bias).logprobs(hidden, targets)
-    assert found.tolist() == pytest.approx(exact.tolist(), rel=1e-5, abs=1e-4)
-    assert Head(weight, bias).logprobs(hidden[:1], torch.tensor([60])).item() == -math.inf
+@given(
+    rows=st.lists(
+        st.lists(
+            st.one_of(st.floats(-80, 80, width=32), st.just(-math.inf)), min_size=5, max_size=5
+        ).filter(lambda row: max(row) > -math.inf),
+        min_size=1,
+        max_size=4,
+    ),
+    target=st.integers(0, 4),
+)
+def test_numbers_of_a_row(rows: list[list[float]], target: int) -> None:
+    found = row_stats(np.array(rows, np.float32), [target] * len(rows))
+    exact = torch.tensor(rows, dtype=torch.float64)
+    logprobs = torch.log_softmax(exact, 1)
+    entropies = torch.special.entr(logprobs.exp()).sum(1)
+    assert found["log_sum_exp"] == pytest.approx(torch.logsumexp(exact, 1).numpy(), rel=1e-6)
+    assert found["entropy"] == pytest.approx(entropies.numpy(), abs=1e-5)
+    assert found["target"].tolist() == exact[:, target].tolist()
+    assert found["argmax"].tolist() == exact.argmax(1).tolist()
+    assert found["largest"].tolist() == exact.max(1).values.tolist()
+    assert found["greater"].tolist() == (exact > exact[:, [target]]).sum(1).tolist()
+    before = exact[:, :target] == exact[:, [target]]
+    assert found["equal_before"].tolist() == before.sum(1).tolist()
 
 
-@pytest.mark.parametrize("mkl", [False, True])
-def test_whichever_library_multiplies(tiny_gpt2: Path, monkeypatch: Any, mkl: bool) -> None:
-    monkeypatch.setattr("llmcli.engine.kernels.mkl_is_ahead", lambda: mkl)
-    module = module_at(tiny_gpt2)
-    for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
-        assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
-
-
-def test_models_that_change_their_logits_are_read_by_their_own_logits() -> None:
-    """Gemma 2 caps its logits and Cohere scales them: the head alone would be wrong."""
-    common: dict[str, Any] = {
-        "vocab_size": 400,
-        "num_hidden_layers": 2,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-    }
-    torch.manual_seed(3)
-    capped = transformers.Gemma2Config(**common, head_dim=8, final_logit_softcapping=0.5)
-    scaled = transformers.CohereConfig(**common, logit_scale=0.3)
-    for config in (capped, scaled):
-        library: Any = transformers
-        module = library.AutoModelForCausalLM.from_config(config).eval()
-        for parameter in module.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-        reader = make_reader(module)
-        assert isinstance(reader, LogitsReader)
-        for _, window, scores in Likelihood(reader).score(enumerate(WINDOWS)):
-            assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-4, abs=1e-4)
-
-
-def test_other_models_use_the_sliced_head(tiny_llama: Path) -> None:
-    assert isinstance(make_reader(module_at(tiny_llama)), HiddenReader)
-
-
-def test_gpt2_settings_are_obeyed(tiny_gpt2: Path) -> None:
-    config = transformers.GPT2Config.from_pretrained(str(tiny_gpt2))
-    config.scale_attn_by_inverse_layer_idx = True
-    config.activation_function = "relu"
-    torch.manual_seed(5)
-    library: Any = transformers
-    module = library.GPT2LMHeadModel(config).eval()
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    for _, window, scores in Likelihood(make_reader(module)).score(enumerate(WINDOWS)):
-        assert scores.logprobs == pytest.approx(chosen(module, window), rel=1e-5, abs=1e-5)
+def test_a_row_without_a_target() -> None:
+    found = row_stats(np.array([[1, 2]], np.float32), [-1])
+    assert found["target"].tolist() == [0]
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8", "int4"])
 def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
     skip_without(precision)
     module = module_at(tiny_gpt2)
-    likelihood = Likelihood(make_reader(module, precision=precision))
+    likelihood = Likelihood(llmcli.load(str(tiny_gpt2), precision=precision).decoder())
     differences = [
         abs(found - wanted)
         for _, window, scores in likelihood.score(enumerate(WINDOWS))
@@ -173,24 +201,18 @@ def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
     assert 0 < mean < {"bfloat16": 0.02, "int8": 0.1, "int4": 0.5}[precision]
 
 
-@pytest.mark.parametrize("offset", [0.0, 40.0])
-def test_logits_far_from_zero_are_brought_near_before_they_are_rounded(offset: float) -> None:
-    skip_without("bfloat16")
-    torch.manual_seed(1)
-    weight, hidden = torch.randn(300, 32) * 0.3, torch.randn(20, 32)
-    hidden[:, 0] = 1
-    weight[:, 0] += offset
-    exact = torch.log_softmax(hidden @ weight.t(), 1)
-    head = make_head(weight, "bfloat16", hidden)
-    targets = torch.arange(20)
-    found = head.logprobs(hidden, targets)
-    assert float((found - exact[targets, targets]).abs().mean()) < 0.02
-    assert float((torch.log_softmax(head.logits(hidden), 1) - exact).abs().mean()) < 0.02
-
-
-def test_int8_is_for_gpt2(tiny_llama: Path) -> None:
-    with pytest.raises(UnsupportedModel, match="for GPT-2"):
-        make_reader(module_at(tiny_llama), precision="int8")
+@pytest.mark.parametrize("precision", ["float32"])
+def test_scores_are_of_what_is_generated(tiny_gpt2: Path, precision: Any) -> None:
+    """The arithmetic is the decoder's own: a token at a time gives the same figures."""
+    skip_without(precision, decoding=True)
+    decoder = llmcli.load(str(tiny_gpt2), precision=precision).decoder()
+    window = WINDOWS[5]
+    ((_, _, scores),) = Likelihood(decoder).score([(0, window)])
+    slot = decoder.open()
+    rows = [decoder.append([(slot, [token])])[0] for token in window.tokens[:-1]]
+    found = row_stats(np.stack(rows), window.tokens[1:])
+    wanted = (found["target"] - found["log_sum_exp"]).tolist()
+    assert scores.logprobs == pytest.approx(wanted, abs=1e-4)
 
 
 @pytest.mark.parametrize("top", [None, 2])
@@ -199,7 +221,7 @@ def test_broken_numbers_name_the_token(tiny_gpt2: Path, value: float, top: int |
     module = module_at(tiny_gpt2)
     with torch.no_grad():
         module.transformer.wpe.weight[11] = value
-    likelihood = Likelihood(make_reader(module), top=top)
+    likelihood = Likelihood(over(module), top=top)
     with pytest.raises(NumericalError, match=r"token 31 of the text .* NaN"):
         list(
             likelihood.score([("a", Window(list(range(9)), 1, 0)), ("b", Window([5] * 30, 2, 21))])

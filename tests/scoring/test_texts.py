@@ -12,12 +12,12 @@ import pytest
 import torch
 import transformers
 
+from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import InvalidInput
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.output_layer import TokenScores
-from llmcli.scoring.readers import make_reader
 from llmcli.scoring.statistics import Score
 from llmcli.scoring.texts import TextScorer, split_pair
+from llmcli.scoring.token_scores import TokenScores
 from llmcli.scoring.windows import Window, make_convention
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -39,7 +39,7 @@ class Model:
         return TextScorer(
             tokenizer=self.tokenizer,
             convention=convention,
-            likelihood=Likelihood(make_reader(self.module)),
+            likelihood=Likelihood(TransformersDecoder(self.module, n_positions=64)),
             prompt=prompt,
         )
 

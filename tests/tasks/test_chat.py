@@ -62,7 +62,7 @@ def answer(talk: Conversation, text: str | None = None, **options: Any) -> Reply
 
 def test_turns_are_read_as_the_template_writes_them(model: LanguageModel) -> None:
     toy = Scripted(model, 64)
-    model.decoder = lambda: toy  # type: ignore[method-assign]
+    model.decoder = lambda: toy  # type: ignore[method-assign, assignment, return-value]
     talk = conversation(model)
     first = answer(talk, "Who was it?")
     assert (first.text, first.finish_reason) == (" the fox", "eos")
@@ -82,7 +82,7 @@ def test_turns_are_read_as_the_template_writes_them(model: LanguageModel) -> Non
 
 def test_a_turn_reads_its_own_tokens_alone(model: LanguageModel) -> None:
     toy = Scripted(model, 400)
-    model.decoder = lambda: toy  # type: ignore[method-assign]
+    model.decoder = lambda: toy  # type: ignore[method-assign, assignment, return-value]
     model.__dict__["n_positions"] = 400
     talk = conversation(model)
     answer(talk, "In the morning the sun rose over the hills and the birds began to sing. " * 3)
@@ -96,7 +96,7 @@ def test_a_turn_reads_its_own_tokens_alone(model: LanguageModel) -> None:
 
 def test_the_oldest_turns_go_and_the_system_message_stays(model: LanguageModel) -> None:
     toy = Scripted(model, 64)
-    model.decoder = lambda: toy  # type: ignore[method-assign]
+    model.decoder = lambda: toy  # type: ignore[method-assign, assignment, return-value]
     talk = conversation(model)
     talk.system = "the little fox"
     dropped = [answer(talk, f"the crow {number}").dropped_messages for number in range(9)]

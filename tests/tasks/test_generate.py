@@ -36,7 +36,7 @@ def tiny(request: pytest.FixtureRequest, tiny_gpt2: Path) -> LanguageModel:
 def with_toy(model: LanguageModel) -> ToyDecoder:
     """Let a toy decode for a model."""
     toy = ToyDecoder(model.tokenizer.vocab_size, model.n_positions)
-    model.decoder = lambda: toy  # type: ignore[method-assign]
+    model.decoder = lambda: toy  # type: ignore[method-assign, assignment, return-value]
     return toy
 
 

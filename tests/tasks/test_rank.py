@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 
+from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput
 from llmcli.scoring.likelihood import Likelihood
-from llmcli.scoring.readers import make_reader
 from llmcli.tasks.rank import RankedChoice, join_choice, rank
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -32,7 +32,7 @@ def tokenizer(tiny_gpt2: Path) -> Tokenizer:
 
 
 def ranked(module: Any, tokenizer: Tokenizer, *args: Any, **settings: Any) -> list[RankedChoice]:
-    likelihood = Likelihood(make_reader(module))
+    likelihood = Likelihood(TransformersDecoder(module, n_positions=64))
     return rank(likelihood, tokenizer, *args, n_positions=64, **{"bos_id": 0, **settings})
 
 
