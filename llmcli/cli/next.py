@@ -96,7 +96,7 @@ def _compute(
 
     given = {**given, **sampling.by_token(model), "max_new_tokens": None, "num_beams": 1}
     params = sampling_params(model, given)
-    ids = encode_prompt(model, text, bos=bos)
+    ids = encode_prompt(model, text, bos=bos, overflow=params.overflow)
     prompt = prepare_prompt(model, ids, params, room=0)
     result = next_token(model.decoder(), prompt, params, count=count, eos_ids=model.eos_ids)
     return params, len(ids), result

@@ -161,10 +161,17 @@ def convention_record(convention: Convention) -> dict[str, Any]:
     }
 
 
-def nothing_scored(place: str, tally: Tally, convention: Convention) -> InvalidInput:
+def nothing_scored(
+    place: str, tally: Tally, convention: Convention, *, prompt: str = ""
+) -> InvalidInput:
     """Why a text has no score."""
     if not tally.counts.bytes:
         return InvalidInput(f"{place} is empty.", "Give some text.")
+    if prompt:
+        return InvalidInput(
+            f"{place} has no token of its own: the prompt's last token spans the join with it.",
+            "End --prompt where a word ends, or put that word into the text as a whole.",
+        )
     if convention.bos is None:
         return InvalidInput(
             f"{place} has one token, and without BOS nothing stands before it.",

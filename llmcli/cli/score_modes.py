@@ -58,7 +58,7 @@ def score_whole(job: ScoreJob) -> None:
 
         ((_, tally),) = scorer.run([(None, job.whole())], on_window=tell)
         if not tally.weight:
-            raise nothing_scored("The text", tally, convention)
+            raise nothing_scored("The text", tally, convention, prompt=job.settings.prompt)
         score = tally.score()
         record = _record(job, score, convention, time.perf_counter() - start)
         if finish_page is not None:
@@ -127,7 +127,7 @@ def score_rows(job: ScoreJob) -> None:
         rows.take(record, tally)
     rows.finish()
     if not scorer.total.weight:
-        raise nothing_scored("The input", scorer.total, convention)
+        raise nothing_scored("The input", scorer.total, convention, prompt=job.settings.prompt)
     score = scorer.total.score()
     total = _record(job, score, convention, time.perf_counter() - start)
     _show(job, score, {**total, "rows": rows.means.rows, "mean_of_rows": rows.means.record()})
@@ -186,7 +186,9 @@ class _Rows:
 
     def _take(self, record: Record, tally: Tally) -> None:
         if not tally.weight:
-            self._report(record, nothing_scored(record.place, tally, self._convention), self._done)
+            prompt = self._job.settings.prompt
+            error = nothing_scored(record.place, tally, self._convention, prompt=prompt)
+            self._report(record, error, self._done)
             return
         score = tally.score(interval=self._job.settings.by == "file")
         self.means.add(score)

@@ -64,7 +64,7 @@ def _shared(job: ScoreJob, other: LanguageModel) -> Versus:
             pairs.add(window, scores)
             progress(window, scores)
     if not scorer.total.weight:
-        raise nothing_scored("The text", scorer.total, convention)
+        raise nothing_scored("The text", scorer.total, convention, prompt=job.settings.prompt)
     first = scorer.total.score()
     comparison = pairs.comparison()
     second = Score(

@@ -261,13 +261,14 @@ class Conversation:
         from llmcli.engine.params import TokenEvent
         from llmcli.engine.scheduler import Request, in_order
         from llmcli.engine.transcript import Prompt
+        from llmcli.tasks.prompts import for_prompt
 
         ids, reply.dropped_messages = self.fitted()
         reply.prompt_tokens = len(ids)
         stop = (*self.params.stop, *self.template.stops)
         request = Request(
             prompt=Prompt(ids=tuple(ids)),
-            params=replace(self.params, stop=tuple(dict.fromkeys(stop))),
+            params=replace(for_prompt(self.params, len(ids)), stop=tuple(dict.fromkeys(stop))),
             record=self._turns,
         )
         self._turns += 1

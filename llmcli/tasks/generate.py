@@ -65,7 +65,7 @@ def continue_text(
     """
     from llmcli.engine.scheduler import generate
 
-    ids = encode_prompt(model, text, bos=bos, special=special)
+    ids = encode_prompt(model, text, bos=bos, special=special, overflow=params.overflow)
     params = for_prompt(params, len(ids))
     prompt = prepare_prompt(model, ids, params, heal=heal)
     if params.num_beams > 1:
@@ -352,7 +352,13 @@ class _Batch(Generic[K]):
                 try:
                     if isinstance(each.text, InvalidInput):
                         raise each.text
-                    ids = encode_prompt(plan.model, each.text, bos=plan.bos, special=plan.special)
+                    ids = encode_prompt(
+                        plan.model,
+                        each.text,
+                        bos=plan.bos,
+                        special=plan.special,
+                        overflow=plan.params.overflow,
+                    )
                     params = for_prompt(plan.params, len(ids))
                     prompt = prepare_prompt(plan.model, ids, params, heal=plan.heal)
                 except InvalidInput as exc:

@@ -12,7 +12,7 @@ from llmcli.errors import ContextOverflow, InvalidInput, UnsupportedModel
 if TYPE_CHECKING:
     from llmcli.engine.transcript import Prompt
     from llmcli.models.language_model import LanguageModel
-    from llmcli.tokenization.tokenizer import SpecialTokens
+    from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 # A model that says nothing of its own about sampling gets these: GPT-2 loops when it decodes
 # greedily.
@@ -180,15 +180,23 @@ def parse_token(model: LanguageModel, text: str, option: str) -> int:
 
 
 def encode_prompt(
-    model: LanguageModel, text: str, *, bos: bool = False, special: SpecialTokens = "text"
+    model: LanguageModel,
+    text: str,
+    *,
+    bos: bool = False,
+    special: SpecialTokens = "text",
+    overflow: Overflow = "left",
 ) -> list[int]:
     """Return a prompt's token ids, the begin token in front where the model's own template has it.
 
+    A long text is read no further than the context under ``overflow`` "error".
+
     Raises:
+        ContextOverflow: that is so, and it goes further.
         UnsupportedModel: ``bos`` and the model has no such token, or ids beyond its embedding.
     """
     tokenizer = model.tokenizer
-    ids = tokenizer.ids(text, special=special)
+    ids = _ids(tokenizer, text, special, model.n_positions if overflow == "error" else None)
     rows = model.config.get("vocab_size")
     if special == "allow" and isinstance(rows, int) and max(ids, default=0) >= rows:
         token = tokenizer.token_string(max(ids))
@@ -199,6 +207,22 @@ def encode_prompt(
         raise UnsupportedModel(f"{model.name} has no begin-of-text token.", "Leave out --bos.")
     if tokenizer.bos_id is not None and (bos or (ids and tokenizer.adds_bos)):
         ids = [tokenizer.bos_id, *ids]
+    return ids
+
+
+def _ids(tokenizer: Tokenizer, text: str, special: SpecialTokens, limit: int | None) -> list[int]:
+    from llmcli.tokenization.large_text import PIECE_CHARS, encode_pieces
+
+    if limit is None or len(text) <= PIECE_CHARS:
+        return tokenizer.ids(text, special=special)
+    ids: list[int] = []
+    for piece in encode_pieces(tokenizer, [text], special=special):
+        ids += piece.ids
+        if len(ids) > limit:
+            raise ContextOverflow(
+                f"The prompt has more than {limit} tokens, which the context holds.",
+                "Shorten it, or pass --overflow left, middle or slide.",
+            )
     return ids
 
 

@@ -360,6 +360,12 @@ def test_versus_a_coarser_precision(run: Run) -> None:
         (["--by", "line", "--no-bos"], "x\n", "Line 1 of stdin has one token"),
         (["--by", "line"], "\n\n", "The input is empty"),
         (["--prompt", "x", "--convention", "hf", "y"], None, "default convention only"),
+        (
+            ["--prompt", "the fo", "x"],
+            None,
+            "last token spans the join with it. End --prompt where",
+        ),
+        (["--prompt", "the fo", "--by", "line"], "x\n", "Line 1 of stdin has no token of its own"),
     ],
 )
 def test_bad_input(run: Run, args: list[str], input: Any, message: str) -> None:

@@ -281,6 +281,13 @@ def test_row_24_what_needs_the_end_of_endless_input_says_so(
     _refused(call(args[0], *args[1:], "-i", "/dev/zero"), words)
 
 
+@pytest.mark.parametrize("command", ["generate", "next"])
+def test_row_24_a_long_prompt_is_read_up_to_the_context(call: Any, command: str) -> None:
+    _refused(call(command, input=b"the fox and" * 100_000), "more than 64 tokens", "--overflow")
+    result = call("generate", "--overflow", "left", input=b"the fox and" * 20_000)
+    assert result.exit_code == 0
+
+
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
 def test_row_24_what_has_a_bound_stops_reading_there(call: Any) -> None:
     result = call("encode", "--max-tokens", "3", "-i", "/dev/zero")
