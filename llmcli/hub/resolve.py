@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +34,7 @@ from llmcli.io.model_files import has_tokenizer, regular_files
 from llmcli.reporting import Notify, Progress, silent
 
 _FALLBACK_SECONDS = 3.0
+_LARGE = 64 << 20  # a file of so many bytes takes a tenth of a second to hash
 
 
 @dataclass(frozen=True)
@@ -328,5 +331,21 @@ def _offline_miss(
 
 
 def _sha256(path: Path) -> str:
+    """A file's hash; a large one's is kept, by all that tells one state of a file from another."""
+    stat = path.stat()
+    state = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    key = hashlib.sha256(repr([str(path.resolve()), *state]).encode()).hexdigest()
+    parent = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
+    kept = Path(os.path.expanduser(parent)) / "llmcli" / "digests" / key[:32]
+    if stat.st_size >= _LARGE:
+        with suppress(OSError, UnicodeDecodeError):
+            digest = kept.read_text("ascii")
+            if re.fullmatch(r"[0-9a-f]{64}", digest):
+                return digest
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if stat.st_size >= _LARGE:
+        with suppress(OSError):  # a cache that cannot be written is no reason to fail
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(digest, "ascii")
+    return digest

@@ -97,10 +97,7 @@ class LanguageModel:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of a token; none for a row that only pads the embedding."""
-        try:
-            return self.tokenizer.token_bytes(token_id)
-        except InvalidInput:
-            return b""
+        return self.tokenizer.token_bytes(token_id)
 
     @cached_property
     def n_positions(self) -> int:

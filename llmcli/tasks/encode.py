@@ -78,7 +78,7 @@ class TokenizerCount:
 
     Attributes:
         model: Whose tokenizer.
-        revision: The Hub's commit of it.
+        revision: The Hub's commit of it, or the sha256 of a folder's weights.
         count: How many tokens.
         bytes: The texts' bytes of UTF-8.
         vocab_size: The tokens there are.
@@ -151,7 +151,7 @@ class Encoder:
     @property
     def provenance(self) -> dict[str, Any]:
         """What every JSON record says of the model."""
-        return {"model": self.model.name, "revision": self.model.commit}
+        return {"model": self.model.name, "revision": self.model.revision}
 
     @property
     def extra(self) -> int:
@@ -298,7 +298,7 @@ class Encoder:
         """How many tokens some texts have, to be held beside another tokenizer's."""
         return TokenizerCount(
             model=self.model.name,
-            revision=self.model.commit,
+            revision=self.model.revision,
             count=sum(piece.count for text in texts for piece in self.pieces([text])),
             bytes=sum(len(text.encode("utf-8")) for text in texts),
             vocab_size=self.tokenizer.vocab_size,

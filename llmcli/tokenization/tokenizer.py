@@ -54,7 +54,8 @@ class Tokenizer:
         backend: The library's object.
         folder: Where its files lie (for the ids that begin and end a text).
         named: Texts of bos_token and eos_token, where they are known already.
-        rows: Tokens that the model has; what its files name beyond them is not there.
+        rows: Tokens that the model has, where a model is meant: what the files name beyond them
+            is not there, and rows without an entry, which pad the embedding, have no text.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Tokenizer:
         named: Mapping[str, str] | None = None,
         rows: int | None = None,
     ) -> None:
-        self._rows = rows if rows is not None else 1 << 32
+        self._rows = rows
         self.backend = backend
         self.folder = folder
         self._named = named or {}
@@ -258,7 +259,7 @@ class Tokenizer:
             special = self.special_ids
             ids = (token_id for token_id in ids if token_id not in special)
         if self.spelling.kind == "other" and self.backend.decoder is not None:
-            known = [token_id for token_id in ids if self.token_string(token_id) is not None]
+            known = [i for i in ids if self._bytes[i] or i in self]
             with self._native():
                 return self.backend.decode(known, skip_special_tokens=False).encode("utf-8")
         data = b"".join(map(self._bytes.__getitem__, ids))
@@ -301,7 +302,8 @@ class Tokenizer:
             found += value if isinstance(value, list) else [value]
         found.append(self.backend.token_to_id("<|endoftext|>"))
         ids = (each for each in found if isinstance(each, int) and not isinstance(each, bool))
-        return next((each for each in ids if 0 <= each < self._rows), None)
+        rows = self._rows if self._rows is not None else 1 << 32
+        return next((each for each in ids if 0 <= each < rows), None)
 
     @cached_property
     def _has_expressions(self) -> bool:
@@ -332,6 +334,8 @@ class _ByteTable(dict[int, bytes]):
         self._tokenizer = tokenizer
 
     def __missing__(self, token_id: int) -> bytes:
+        if 0 <= token_id < (self._tokenizer._rows or 0) and token_id not in self._tokenizer:
+            return b""
         piece = self._tokenizer.token_string(token_id)
         if token_id in self._tokenizer._added:
             data = self._tokenizer._added[token_id].encode("utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,22 @@ def test_a_file_of_a_model_stands_for_its_folder(tiny_gpt2: Path, tmp_path: Path
     (tmp_path / "other.safetensors").touch()
     with pytest.raises(InvalidInput, match=r"other\.safetensors"):
         resolve(str(tmp_path / "other.safetensors"))
+
+
+def test_the_hash_of_a_large_file_is_kept_until_the_file_changes(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmcli.hub.resolve._LARGE", 1)
+    folder = Path(shutil.copytree(tiny_gpt2, tmp_path / "model"))
+    weights = folder / "model.safetensors"
+
+    def revision() -> str | None:
+        return resolve(str(folder)).revision
+
+    first = revision()
+    assert first == hashlib.sha256(weights.read_bytes()).hexdigest()
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", None)
+        assert revision() == first
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert revision() == hashlib.sha256(weights.read_bytes()).hexdigest() != first

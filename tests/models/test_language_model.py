@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import RunLlmcli
 from safetensors.torch import load_file, save_file
 
 from llmcli.api import load
 
 
-def test_a_padded_embedding_has_tokens_without_text(tiny_gpt2: Path, tmp_path: Path) -> None:
-    """Embeddings are often padded to a round size; such a token is no error when drawn."""
+@pytest.fixture
+def padded_gpt2(tiny_gpt2: Path, tmp_path: Path) -> Path:
+    """A model with 16 rows more than its tokenizer has entries."""
     folder = tmp_path / "padded"
     shutil.copytree(tiny_gpt2, folder)
     weights = load_file(folder / "model.safetensors")
@@ -25,7 +27,13 @@ def test_a_padded_embedding_has_tokens_without_text(tiny_gpt2: Path, tmp_path: P
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "vocab_size": size + 16}))
-    model = load(str(folder), device="cpu")
+    return folder
+
+
+def test_a_padded_embedding_has_tokens_without_text(padded_gpt2: Path) -> None:
+    """Embeddings are often padded to a round size; such a token is no error when drawn."""
+    model = load(str(padded_gpt2), device="cpu")
+    size = model.tokenizer.vocab_size
     assert model.token_bytes(size + 3) == b""
     bias = ((size + 3, 1e4),)
     assert "".join(model.generate("Once", max_new_tokens=3, logit_bias=bias, seed=1)) == ""
@@ -73,3 +81,16 @@ def test_ids_of_configs_that_have_no_row(
     assert model.tokenizer.bos_id == bos
     assert bool(notices) == bool(said)
     assert not said or re.search(said, notices[0])
+
+
+def test_score_shows_rows_that_only_pad_the_embedding(
+    padded_gpt2: Path, run_llmcli: RunLlmcli
+) -> None:
+    text = "Once upon a time there was a fox."
+    for options in (["--json", "--top-logprobs", "400"], ["--json"], []):
+        done = run_llmcli("score", "--tokens", "-m", str(padded_gpt2), *options, text)
+        assert done.returncode == 0, done.stderr
+    html = run_llmcli(
+        "score", "--html", "page.html", "--top-logprobs", "5", "-m", str(padded_gpt2), text
+    )
+    assert html.returncode == 0, html.stderr
