@@ -104,6 +104,12 @@ if TYPE_CHECKING:
 @click.option(
     "--retry-errors", is_flag=True, help="With --jsonl and -o: make the error records again."
 )
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens that the model looks at.  [default: all that it can]",
+)
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
 @click.option(
@@ -196,7 +202,7 @@ def _run_prompt(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
-    loaded = load_model(model, console)
+    loaded = _load(model, console, options)
     params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
     draft = _draft(options, loaded, model, console)
     return PromptRun(loaded, params, options, console, draft, text).write()
@@ -217,13 +223,20 @@ def _run_batch(
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
     found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
-    loaded = load_model(model, console)
+    loaded = _load(model, console, options)
     if options.seed is None and (options.resume or options.retry_errors):
         given = {**given, "seed": stored_seed(options.output or "")}
     params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
     draft = _draft(options, loaded, model, console)
     batch = BatchRun(loaded, params, options, console, draft, found, inputs.errors)
     return batch.write()
+
+
+def _load(model: LoadOptions, console: Console, options: GenerateOptions) -> LanguageModel:
+    loaded = load_model(model, console)
+    if options.context is not None:
+        loaded.limit_context(options.context)
+    return loaded
 
 
 def _draft(

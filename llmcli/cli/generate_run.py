@@ -49,6 +49,7 @@ class GenerateOptions:
     resume: bool
     overwrite: bool
     retry_errors: bool
+    context: int | None
 
     def given(self) -> dict[str, Any]:
         """Return what was set, by SamplingParams' names."""

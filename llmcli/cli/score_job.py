@@ -45,6 +45,9 @@ class ScoreJob:
         bos = chosen.bos
         if bos is None and chosen.convention in ("hf", "llama.cpp"):
             bos = tokenizer.adds_bos
+        for model in models or (self.model,):
+            if chosen.context is not None and not model.states_context:
+                model.limit_context(chosen.context)
         return make_convention(
             chosen.convention,
             n_positions=min(model.n_positions for model in models or (self.model,)),

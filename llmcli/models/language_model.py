@@ -112,6 +112,27 @@ class LanguageModel:
         default = DEFAULT_CONTEXTS.get(self.config["model_type"], DEFAULT_CONTEXT)
         return usable_positions(text_part(self.config), context_size(self.config) or default)
 
+    @property
+    def states_context(self) -> bool:
+        """Whether config.json states a context; kinds that need none (ALiBi) often do not."""
+        from llmcli.models.config import context_size
+
+        return context_size(self.config) is not None
+
+    def limit_context(self, tokens: int) -> None:
+        """Make the context so many tokens; to be called before it is asked for.
+
+        Raises:
+            InvalidInput: config.json states a smaller one.
+        """
+        if self.states_context and tokens > self.n_positions:
+            raise InvalidInput(
+                f"A context of {tokens} was asked for, and that of {self.name} is "
+                f"{self.n_positions}.",
+                f"Ask for {self.n_positions} or fewer.",
+            )
+        self.n_positions = tokens
+
     @cached_property
     def rows(self) -> int | None:
         """The tokens that the embedding has rows for; None where config.json does not say."""

@@ -291,3 +291,34 @@ def test_a_draft_with_another_vocabulary_is_refused(
     result = run_llmcli("generate", "-m", str(tiny_gpt2), "--draft", str(other), "the fox")
     assert result.returncode == 2
     assert b"another vocabulary" in result.stderr
+
+
+def test_a_context_of_ones_own(tiny_llama: Path) -> None:
+    generate = Generate(tiny_llama)
+    args = ("--greedy", "--no-echo", "--json", "Once upon a time")
+    whole = generate.records("-n", "40", *args)[0]
+    ids = whole["prompt_tokens"] + whole["completion_tokens"]
+    short = generate.records("--context", str(ids - 3), *args)[0]
+    assert short["finish_reason"] == "context"
+    assert short["prompt_tokens"] + short["completion_tokens"] <= ids - 3
+    assert whole["text"].startswith(short["text"][:20])
+    result = generate("--context", "65", "Once", code=2)
+    assert "A context of 65 was asked for" in result.stderr
+    generate("--context", "0", "Once", code=2)
+
+
+def test_a_model_that_states_no_context(tiny_gpt2: Path, tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    size = json.loads((tiny_gpt2 / "config.json").read_bytes())["vocab_size"]
+    config = BloomConfig(vocab_size=size, hidden_size=32, n_layer=1, n_head=4)
+    BloomForCausalLM(config).save_pretrained(tmp_path)
+    shutil.copy(tiny_gpt2 / "tokenizer.json", tmp_path)
+    generate = Generate(tmp_path)
+    long = "the fox " * 1500
+    assert generate.records("-n", "2", "the fox")[0]["finish_reason"] == "length"
+    result = generate("-n", "2", "--overflow", "error", long, code=2)
+    assert "the context holds 2048" in result.stderr
+    generate("-n", "2", "--context", "4000", "--overflow", "error", long)
+    score = ["score", "-m", str(tmp_path), "--context", "4000", long]
+    assert CliRunner().invoke(cli, score).exit_code == 0

@@ -313,14 +313,14 @@ def test_versus_itself(run: Run, tiny_gpt2: Path) -> None:
     assert found["vs"]["perplexity_interval"] == pytest.approx(found["perplexity_interval"])
 
 
-def test_versus_another_model(run: Run, tiny_gpt2: Path, tiny_neox: Path) -> None:
-    found = record(run("--vs", str(tiny_neox), "--json", TEXT))
-    alone = CliRunner().invoke(cli, ["score", "-m", str(tiny_neox), "--json", TEXT])
+def test_versus_another_model(run: Run, tiny_gpt2: Path, tiny_llama: Path) -> None:
+    found = record(run("--vs", str(tiny_llama), "--json", TEXT))
+    alone = CliRunner().invoke(cli, ["score", "-m", str(tiny_llama), "--json", TEXT])
     assert found["vs"]["nll"] == pytest.approx(record(alone)["nll"], rel=1e-5)
     difference = found["difference"]
     assert difference["nll"] == pytest.approx(found["vs"]["nll"] - found["nll"])
     assert difference["kl_divergence"] > 0
-    assert "KL divergence" in run("--vs", str(tiny_neox), TEXT).stdout
+    assert "KL divergence" in run("--vs", str(tiny_llama), TEXT).stdout
 
 
 def test_versus_a_coarser_precision(run: Run) -> None:

@@ -246,9 +246,13 @@ def main(make_model: Callable[[Path], Path]) -> None:
         load(model)
         end, seed, refused = time.monotonic() + given.seconds, given.seed, 0
         bugs: Counter[str] = Counter()
+        last = Path(tempfile.gettempdir(), "model_fuzz.seed")
         while time.monotonic() < end and seed < given.seed + given.runs:
             with tempfile.TemporaryDirectory() as folder:
-                signal.alarm(120)
+                # Of processor time, which a busy machine does not make longer. What hangs in
+                # native code runs no handler: the process ends, and the file says where it was.
+                last.write_text(f"{seed}\n")
+                signal.setitimer(signal.ITIMER_VIRTUAL, 100)
                 try:
                     refused += bool(attempt(model, seed, Path(folder)))
                 except KeyboardInterrupt:
@@ -263,7 +267,7 @@ def main(make_model: Callable[[Path], Path]) -> None:
                     if not given.go_on:
                         raise
             seed += 1
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     found = f"{sum(bugs.values())} bugs in {len(bugs)} places" if bugs else "no bug"
     print(f"{seed - given.seed} copies, {refused} refused, {found}")
 
