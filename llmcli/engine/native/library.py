@@ -1,7 +1,10 @@
 """The compiled library, by ctypes: its structures as native.h declares them, and its functions.
 
 It is no Python module but a plain library with C functions, which the package's build compiles
-where there is a C compiler. Without it, and on other processors, torch's operators serve.
+where there is a C compiler. Without it transformers serves.
+
+Levels: the same arithmetic for different processors, from one source. The best that the processor
+has is taken, or the one that the environment variable ``LLMCLI_NATIVE`` names.
 """
 
 from __future__ import annotations
@@ -12,58 +15,75 @@ import os
 import threading
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-FORMS = {"f32_in_major": 0, "f32_out_major": 1, "bf16": 2, "int8": 3, "int4": 4}
+from llmcli.errors import InvalidInput
+
+Array = npt.NDArray[Any]
+Precision = Literal["float32", "bfloat16", "int8", "int4"]
+
+TYPES: dict[Precision, int] = {"float32": 0, "bfloat16": 1, "int8": 2, "int4": 3}
 ACTIVATIONS = {
-    None: 0,
-    "gelu_new": 1,
-    "gelu_pytorch_tanh": 1,
+    "none": 0,
+    "gelu_tanh": 1,
     "gelu": 2,
-    "relu": 3,
-    "silu": 4,
-    "swish": 4,
-    "tanh": 5,
+    "gelu_quick": 3,
+    "relu": 4,
+    "relu_squared": 5,
+    "silu": 6,
+    "tanh": 7,
 }
-# Up to so many rows are computed in the way of a step, whatever their number: so one token, some
-# tokens of a draft and a batch give the same bits. More rows go through bfloat16 products.
-FEW_ROWS = 32
+NORMS = {None: 0, "layer": 1, "rms": 2}
+# Best first. "amx" adds the matrix units to "avx512", which some virtual machines advertise and
+# then stop who uses them.
+LEVELS = ("amx", "avx512", "avx2", "neon", "c")
+SWITCH = "LLMCLI_NATIVE"
 _ALIGNMENT = 64
 
+_pointer, _int64, _int32, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_float
 
-class Layer(ctypes.Structure):
+
+class Linear(ctypes.Structure):
     """``struct linear``."""
 
     _fields_ = (
-        ("form", ctypes.c_int32),
-        ("activation", ctypes.c_int32),
-        ("n", ctypes.c_int64),
-        ("k", ctypes.c_int64),
-        ("weights", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
+        ("type", _int32),
+        ("unused", _int32),
+        ("n", _int64),
+        ("k", _int64),
+        ("weights", _pointer),
+        ("scales", _pointer),
+        ("bias", _pointer),
     )
 
 
 class Norm(ctypes.Structure):
     """``struct norm``."""
 
-    _fields_ = (("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p))
+    _fields_ = (("kind", _int32), ("epsilon", _float), ("weight", _pointer), ("bias", _pointer))
 
 
-class Block(ctypes.Structure):
-    """``struct block``."""
+class Layer(ctypes.Structure):
+    """``struct layer``."""
 
     _fields_ = (
-        ("ln_1", Norm),
-        ("ln_2", Norm),
-        ("c_attn", Layer),
-        ("attn_c_proj", Layer),
-        ("c_fc", Layer),
-        ("mlp_c_proj", Layer),
-        ("attention_scale", ctypes.c_float),
+        ("attention_norm", Norm),
+        ("mlp_norm", Norm),
+        ("attention_post_norm", Norm),
+        ("mlp_post_norm", Norm),
+        ("query_norm", Norm),
+        ("key_norm", Norm),
+        ("qkv", Linear),
+        ("attention_out", Linear),
+        ("up", Linear),
+        ("down", Linear),
+        ("rotary", _int64),
+        ("window", _int64),
+        ("scale", _float),
+        ("unused", _float),
     )
 
 
@@ -71,32 +91,67 @@ class Model(ctypes.Structure):
     """``struct model``."""
 
     _fields_ = (
-        ("n_layer", ctypes.c_int64),
-        ("n_head", ctypes.c_int64),
-        ("n_embd", ctypes.c_int64),
-        ("n_inner", ctypes.c_int64),
-        ("epsilon", ctypes.c_float),
-        ("blocks", ctypes.POINTER(Block)),
-        ("ln_f", Norm),
-        ("lm_head", Layer),
+        ("n_layer", _int64),
+        ("width", _int64),
+        ("heads", _int64),
+        ("kv_heads", _int64),
+        ("head_dim", _int64),
+        ("inner", _int64),
+        ("activation", _int32),
+        ("gated", _int32),
+        ("parallel", _int32),
+        ("shared_norm", _int32),
+        ("whole_norm", _int32),
+        ("half_cache", _int32),
+        ("attention_cap", _float),
+        ("logit_cap", _float),
+        ("alibi", _pointer),
+        ("layers", ctypes.POINTER(Layer)),
+        ("embedding_norm", Norm),
+        ("final_norm", Norm),
+        ("head", Linear),
     )
 
 
-class Cache(ctypes.Structure):
-    """``struct cache``."""
+class Rotation(ctypes.Structure):
+    """``struct rotation``."""
 
-    _fields_ = (("data", ctypes.c_void_p), ("rows", ctypes.c_int64), ("room", ctypes.c_int64))
+    _fields_ = (("cosines", _pointer), ("sines", _pointer), ("pairs", _int64))
+
+
+class Slot(ctypes.Structure):
+    """``struct slot``."""
+
+    _fields_ = (("memory", _pointer), ("room", _int64))
 
 
 class Tokens(ctypes.Structure):
     """``struct tokens``."""
 
     _fields_ = (
-        ("count", ctypes.c_int64),
-        ("row", ctypes.POINTER(ctypes.c_int64)),
-        ("position", ctypes.POINTER(ctypes.c_int64)),
-        ("first", ctypes.POINTER(ctypes.c_int64)),
+        ("count", _int64),
+        ("slot", _pointer),
+        ("position", _pointer),
+        ("slots", ctypes.POINTER(Slot)),
+        ("rotations", ctypes.POINTER(Rotation)),
+        ("n_outputs", _int64),
+        ("outputs", _pointer),
+        ("canonical", _pointer),
     )
+
+
+# ``struct row_stats``.
+ROW_STATS = np.dtype(
+    [
+        ("log_sum_exp", np.float64),
+        ("entropy", np.float64),
+        ("target", np.float32),
+        ("largest", np.float32),
+        ("argmax", np.int64),
+        ("greater", np.int64),
+        ("equal_before", np.int64),
+    ]
+)
 
 
 def _path() -> Path | None:
@@ -108,60 +163,121 @@ def _path() -> Path | None:
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The library; None where it was not built, the processor cannot run it, or it is unwanted.
-
-    ``LLMCLI_NATIVE=0`` makes it unwanted, ``LLMCLI_NATIVE=avx512`` its use of AMX (some virtual
-    machines advertise it and stop who uses it).
-    """
-    path, wanted = _path(), os.environ.get("LLMCLI_NATIVE")
-    if path is None or wanted == "0":
+def _loaded() -> ctypes.CDLL | None:
+    path = _path()
+    if path is None:
         return None
-    loaded = ctypes.CDLL(str(path))
-    if not loaded.llmcli_supported():
+    try:
+        loaded = ctypes.CDLL(str(path))
+        _declare(loaded)
+    except (OSError, AttributeError):  # of another system, or of another version
         return None
-    loaded.llmcli_want_matrix_units(wanted != "avx512")
-    pointer, int64, integer = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    model, layer = ctypes.POINTER(Model), ctypes.POINTER(Layer)
-    loaded.llmcli_takes_many.argtypes = [model]
-    loaded.llmcli_step_bytes.argtypes = [model, int64, int64, int64, int64, integer]
-    loaded.llmcli_step_bytes.restype = int64
-    loaded.llmcli_step.argtypes = [
-        model, ctypes.POINTER(Cache), ctypes.POINTER(Tokens), pointer, pointer, int64, int64,
-        pointer, integer,
-    ]  # fmt: skip
-    loaded.llmcli_step.restype = None
-    loaded.llmcli_linear_bytes.argtypes = [layer, int64, int64, integer]
-    loaded.llmcli_linear_bytes.restype = int64
-    loaded.llmcli_linear.argtypes = [layer, pointer, int64, pointer, int64, pointer, integer]
-    loaded.llmcli_linear.restype = None
     return loaded
 
 
-def has_matrix_units() -> bool:
-    """Whether the library is there and multiplies bfloat16 on matrix units (AMX)."""
-    native = library()
-    return native is not None and bool(native.llmcli_has_matrix_units())
+def _declare(loaded: ctypes.CDLL) -> None:
+    model, linear = ctypes.POINTER(Model), ctypes.POINTER(Linear)
+    tokens, stats = ctypes.POINTER(Tokens), _pointer
+    integer, text = ctypes.c_int, ctypes.c_char_p
+    functions: dict[str, tuple[Any, list[Any]]] = {
+        "has_level": (integer, [text]),
+        "use_level": (integer, [text]),
+        "level": (text, []),
+        "model_fault": (text, [model]),
+        "step_bytes": (_int64, [model, tokens, integer]),
+        "step": (None, [model, tokens, _pointer, _pointer, _pointer, _pointer, integer]),
+        "linear_bytes": (_int64, [linear, _int64, integer]),
+        "linear": (None, [linear, _pointer, _int64, _pointer, _pointer, integer]),
+        "score_bytes": (_int64, [linear, _int64, integer]),
+        "score": (
+            None,
+            [linear, _float, _pointer, _int64, _pointer, stats, _pointer, integer],
+        ),
+        "row_stats": (None, [_pointer, _int64, _int64, _pointer, stats, integer]),
+        "slot_bytes": (_int64, [model, _int64]),
+        "slot_new": (_pointer, [_int64]),
+        "slot_free": (None, [_pointer, _int64]),
+        "slot_copy": (None, [model, _pointer, _int64, _pointer, _int64, _int64]),
+        "slot_trim": (None, [model, _pointer, _int64, _int64]),
+    }
+    for name, (result, arguments) in functions.items():
+        function = getattr(loaded, f"llmcli_{name}")
+        function.restype, function.argtypes = result, arguments
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The library, set to the best level or to the one asked for; None where there is none.
+
+    ``LLMCLI_NATIVE=0`` asks for none.
+
+    Raises:
+        InvalidInput: ``LLMCLI_NATIVE`` names what is no level, or one that this processor lacks.
+    """
+    wanted = os.environ.get(SWITCH, "").strip().lower()
+    if wanted == "0":
+        return None
+    if wanted and wanted not in LEVELS:
+        names = ", ".join(LEVELS)
+        raise InvalidInput(f"{SWITCH}={wanted} names no kernels. Use one of {names}, or 0.")
+    loaded = _loaded()
+    if loaded is None:
+        return None
+    if wanted and not loaded.llmcli_has_level(wanted.encode()):
+        there = ", ".join(levels())
+        raise InvalidInput(f"This processor cannot run {SWITCH}={wanted}. It has {there}.")
+    loaded.llmcli_use_level((wanted or levels()[0]).encode())
+    return loaded
+
+
+def levels() -> tuple[str, ...]:
+    """The levels that this processor has, best first; none without the library."""
+    loaded = _loaded()
+    if loaded is None:
+        return ()
+    return tuple(level for level in LEVELS if loaded.llmcli_has_level(level.encode()))
+
+
+def level() -> str | None:
+    """The level in use; None without the library."""
+    loaded = library()
+    return None if loaded is None else str(loaded.llmcli_level().decode())
 
 
 def description() -> str:
     """What the library computes with, in words."""
-    return f"own kernels for AVX-512{' and AMX' if has_matrix_units() else ''}"
+    words = {
+        "amx": "AVX-512 and AMX",
+        "avx512": "AVX-512",
+        "avx2": "AVX2",
+        "neon": "NEON",
+        "c": "any processor",
+        None: "none",
+    }
+    return f"own kernels for {words[level()]}"
 
 
 class Workspace(threading.local):
     """Memory that calls work in, kept between them; each thread of Python has its own."""
 
     def __init__(self) -> None:
-        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._memory = np.empty(0, np.uint8)
 
     def pointer(self, nbytes: int) -> int:
         """The address of so many bytes, aligned as the library wants them."""
         if len(self._memory) < nbytes + _ALIGNMENT:
-            self._memory = torch.empty(nbytes + _ALIGNMENT, dtype=torch.uint8)
-        return -(-self._memory.data_ptr() // _ALIGNMENT) * _ALIGNMENT
+            self._memory = np.empty(nbytes + _ALIGNMENT, np.uint8)
+        return -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
 
-def address(tensor: Tensor | None) -> int | None:
-    """Where a contiguous tensor's data is."""
-    return None if tensor is None else tensor.data_ptr()
+def address(array: Array | None) -> int | None:
+    """Where a contiguous array's data is.
+
+    Raises:
+        ValueError: it is not contiguous.
+    """
+    if array is None:
+        return None
+    if not array.flags.c_contiguous:
+        raise ValueError("the library takes contiguous arrays only")
+    return int(array.ctypes.data)

@@ -1,112 +1,153 @@
-/* One-token steps and linear layers of GPT-2, for processors with AVX-512.
+/* A decoder-only transformer on the processor: every family, every level, one arithmetic.
  *
- * A step streams every weight once, so memory's bandwidth is its limit. What keeps one near it:
- * weights lie in the order in which they are read, and threads meet at a barrier of their own a
- * few times a layer instead of being started and joined for each operator.
+ * A token's logits depend on the model, the level of instructions and the tokens before it, and
+ * on nothing else: not on how many tokens a call takes, which slots they are of, how many threads
+ * work, or how a prompt was cut into calls. That holds because
+ *   - each output of a linear layer is one chain of fused multiply-adds over the inputs in
+ *     ascending order, and the lanes of a vector run over outputs. One row works on several
+ *     panels of outputs at once, many rows by tiles of rows and panels; the chain is the same.
+ *   - integer products are summed exactly within a group, and groups are added in ascending
+ *     order, so any instruction that multiplies integers gives the same sums.
+ *   - attention is computed for each query by itself: dimensions ascending in a score, positions
+ *     ascending in a weighted sum.
+ *   - sums across lanes (norms, softmax) have 16 lanes and one tree at every level.
+ *   - work is shared out by outputs, rows and heads, never inside a sum.
+ * So all levels agree to the bit as well.
  *
- * Every output is computed by one thread in a fixed order, and every row by the same
- * instructions whatever its neighbours are: results depend neither on the number of threads nor
- * on the batch.
+ * Nothing here checks its pointers: library.py and panels.py check the sizes of what they pass.
  */
 #ifndef LLMCLI_NATIVE_H
 #define LLMCLI_NATIVE_H
 
 #include <stdint.h>
 
-/* How weights lie in memory. A panel holds 16 outputs; the inputs of a panel are grouped so that
- * one 64-byte load serves all 16. Inputs and outputs are padded with zeros. */
-enum form {
-    F32_IN_MAJOR = 0,  /* float [k][n], as transformers' Conv1D keeps them */
-    F32_OUT_MAJOR = 1, /* float [n][k], as torch's Linear and Embedding keep them */
-    BF16_PANELS = 2,   /* bfloat16 [n/16][k/2][16][2] */
-    INT8_PANELS = 3,   /* value + 128, uint8 [n/16][k/4][16][4]; scales float [n] */
-    INT4_PANELS = 4,   /* two inputs a byte, uint8 [n/16][k/8][16][4] (low half: inputs 0-3 of
-                          8, high half: 4-7); scales float16 [n/16][k/32][2][16]: scale, offset */
+enum { LANES = 16 };
+
+/* Weights lie in panels of 16 outputs, in the order in which they are read. Outputs are padded
+ * with zeros to 16, inputs to what is said here.
+ *   f32   float    [n/16][k][16]
+ *   bf16  bfloat16 [n/16][k/2][16][2]     inputs padded to 32
+ *   int8  int8     [n/16][k/4][16][4]     inputs padded to 64; scales float [n padded to 16]
+ *   int4  uint8    [n/16][k/8][16][4]     inputs padded to 32; two inputs a byte (low half:
+ *         inputs 0-3 of 8, high half: 4-7); scales float16 [n/16][k/32][2][16]: scale, offset */
+enum type { TYPE_F32 = 0, TYPE_BF16 = 1, TYPE_INT8 = 2, TYPE_INT4 = 3 };
+
+enum { INT8_GROUP = 64, INT4_GROUP = 32, BF16_GROUP = 32 };
+
+enum activation {
+    ACT_NONE = 0,
+    ACT_GELU_TANH = 1,
+    ACT_GELU = 2,
+    ACT_GELU_QUICK = 3,
+    ACT_RELU = 4,
+    ACT_RELU_SQUARED = 5,
+    ACT_SILU = 6,
+    ACT_TANH = 7,
 };
 
-enum activation { ACT_NONE = 0, ACT_GELU_TANH = 1, ACT_GELU = 2, ACT_RELU = 3, ACT_SILU = 4, ACT_TANH = 5 };
+enum norm_kind { NORM_NONE = 0, NORM_LAYER = 1, NORM_RMS = 2 };
 
-/* activation(x @ weights + bias) */
+/* x @ weights + bias */
 struct linear {
-    int32_t form;
-    int32_t activation;
+    int32_t type;
+    int32_t unused;
     int64_t n; /* outputs */
     int64_t k; /* inputs */
     const void *weights;
-    const void *scales;
-    const float *bias; /* [n], or NULL */
+    const void *scales; /* of integers */
+    const float *bias;  /* [n], or NULL */
 };
 
 struct norm {
-    const float *weight, *bias;
+    int32_t kind;
+    float epsilon;
+    const float *weight; /* an offset of 1 already added */
+    const float *bias;   /* or NULL */
 };
 
-struct block {
-    struct norm ln_1, ln_2;
-    struct linear c_attn, attn_c_proj, c_fc, mlp_c_proj;
-    float attention_scale;
+/* x += post(out(attend(qkv(norm(x))))); x += post(down(activation(up(norm(x))))), or what the
+ * flags of the model say instead. */
+struct layer {
+    struct norm attention_norm, mlp_norm;           /* before a sub-layer */
+    struct norm attention_post_norm, mlp_post_norm; /* after it */
+    struct norm query_norm, key_norm; /* weights [heads][head_dim], [kv_heads][head_dim] */
+    struct linear qkv;                /* outputs: heads * head_dim, 2 x kv_heads * head_dim */
+    struct linear attention_out;
+    struct linear up;   /* gated: [inner padded / 16][gate, up][16] outputs, see panels.py */
+    struct linear down; /* inputs: inner */
+    int64_t rotary;     /* which of the call's rotations turns queries and keys; -1: none */
+    int64_t window;     /* positions that a token sees, itself included; 0: all */
+    float scale;        /* of scores */
+    float unused;
 };
 
 struct model {
-    int64_t n_layer, n_head, n_embd, n_inner;
-    float epsilon;
-    const struct block *blocks;
-    struct norm ln_f;
-    struct linear lm_head;
+    int64_t n_layer, width, heads, kv_heads, head_dim, inner;
+    int32_t activation;
+    int32_t gated;           /* down(activation(gate(x)) * up(x)) */
+    int32_t parallel;        /* both sub-layers read the layer's input */
+    int32_t shared_norm;     /* and through one norm, attention_norm */
+    int32_t whole_norm;      /* query and key norms are over all heads together */
+    int32_t half_cache;      /* keys and values in float16, else float32 */
+    float attention_cap;     /* cap * tanh(score / cap); 0: none */
+    float logit_cap;         /* the same */
+    const float *alibi;      /* [heads] slope of the distance, or NULL */
+    const struct layer *layers;
+    struct norm embedding_norm, final_norm;
+    struct linear head;
 };
 
-/* The cache of keys and values: float [layer][2][row][head][room][head_dim]. */
-struct cache {
-    float *data;
-    int64_t rows, room;
+/* One way of turning (RoFormer), for the tokens of a call: dimension i of a head turns with
+ * i + pairs, for i < pairs; dimensions from 2 * pairs on stay. */
+struct rotation {
+    const float *cosines, *sines; /* [tokens][pairs], any factor included */
+    int64_t pairs;
 };
 
-/* What a step appends: `count` tokens, neighbours of a row one after the other. */
+/* Keys and values of one sequence: for each layer and key/value head a plane of keys
+ * [room / 16][head_dim][16] (so that 16 scores come without a sum across lanes) and one of values
+ * [room][head_dim]. Positions follow each other in both, so a shorter length is a roll-back. */
+struct slot {
+    void *memory;
+    int64_t room; /* positions, a multiple of 16 */
+};
+
+/* What a call appends. Tokens of a slot stand in ascending order of position; a token sees all
+ * positions of its slot from 0 (or its window's first) to its own. */
 struct tokens {
     int64_t count;
-    const int64_t *row;      /* [count] row of the cache */
-    const int64_t *position; /* [count] cache position, ascending within a row */
-    const int64_t *first;    /* [cache rows] first position that the row uses */
+    const int64_t *slot;     /* [count] index into slots */
+    const int64_t *position; /* [count], below the slot's room */
+    const struct slot *slots;
+    const struct rotation *rotations;
+    int64_t n_outputs;
+    const int64_t *outputs; /* [n_outputs] tokens whose final states or logits are wanted */
+    const uint8_t *canonical; /* [count], or NULL for none: whether a token's block of 64 positions
+                                 (0-63, 64-127, ...) lies wholly in the prompt */
 };
 
-/* Activations turned into what a kernel multiplies with: 8-bit integers in groups. */
-struct quantized {
-    int8_t *values;   /* [rows][k padded] */
-    float *scales;    /* [rows][groups] */
-    int32_t *sums;    /* [rows][groups] sum of the group's values */
-    int64_t width, groups, group;
+/* What scoring wants of a row of logits, without the row. */
+struct row_stats {
+    double log_sum_exp;
+    double entropy;   /* nats */
+    float target;     /* the target's logit; NaN if the target is negative */
+    float largest;
+    int64_t argmax;   /* the first of the largest */
+    int64_t greater;  /* logits greater than the target's */
+    int64_t equal_before; /* logits equal to the target's at lower indices */
 };
 
-/* kernels.c: rows of activations through some panels (or columns) of a layer. */
-int64_t padded(int64_t count, int64_t to);
-int64_t linear_units(const struct linear *layer);
-int64_t activation_bytes(const struct linear *layer, int64_t rows);
-void linear_rows(const struct linear *layer, const float *x, int64_t rows, void *scratch,
-                 float *y, int64_t y_stride, int accumulate, int64_t first, int64_t last);
-void activate(float *values, int64_t count, int32_t activation);
-void layer_norm(const float *x, float *y, int64_t width, const struct norm *norm, float epsilon);
-float softmax(float *weights, int64_t count, float scale);
-void attend(const float *query, const float *keys, const float *values, int64_t count,
-            int64_t head_dim, float scale, float *weights, float *out);
+/* -- threads.c: stages of work, claimed in units ------------------------------------------- */
 
-/* gemm.c: many rows, in bfloat16. */
-int gemm_supported(void);
-int64_t gemm_shared_bytes(const struct linear *layer, int64_t rows);
-int64_t gemm_private_bytes(const struct linear *layer);
-void gemm_convert(const struct linear *layer, const float *x, int64_t rows, void *shared,
-                  int thread, int threads);
-void gemm_panels(const struct linear *layer, const void *shared, int64_t rows, void *private_,
-                 float *y, int accumulate, int thread, int threads);
+struct team; /* what one thread knows of the others */
+typedef void work(void *argument, struct team *team);
+void run_team(int threads, work *function, void *argument);
+/* The next unit of the stage for this thread, or -1 once the whole stage is finished. All threads
+ * must come through the same stages with the same counts. */
+int64_t claim(struct team *team, int64_t units);
+int team_number(const struct team *team);
+int team_size(const struct team *team);
 
-/* attention.c: one head of consecutive tokens. */
-int64_t attend_bytes(int64_t positions, int64_t head_dim);
-void attend_many(const float *queries, int64_t queries_stride, int64_t count, int64_t start,
-                 const float *keys, const float *values, int64_t head_dim, float scale,
-                 void *memory, float *out, int64_t out_stride);
-
-/* threads.c */
-typedef void work(void *argument, int thread, int threads);
-void run_threads(int threads, work *function, void *argument);
-void meet(int threads);
+#define EXPORT __attribute__((visibility("default")))
 
 #endif
