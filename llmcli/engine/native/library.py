@@ -39,7 +39,7 @@ ACTIVATIONS = {
 NORMS = {None: 0, "layer": 1, "rms": 2}
 # Best first. "amx" adds the matrix units to "avx512", which some virtual machines advertise and
 # then stop who uses them.
-LEVELS = ("amx", "avx512", "avx2", "neon", "c")
+LEVELS = ("amx", "avx512", "avxvnni", "avx2", "neon", "c")
 SWITCH = "LLMCLI_NATIVE"
 _ALIGNMENT = 64
 
@@ -187,7 +187,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "step_bytes": (_int64, [model, tokens, integer]),
         "step": (None, [model, tokens, _pointer, _pointer, _pointer, _pointer, integer]),
         "linear_bytes": (_int64, [linear, _int64, integer]),
-        "linear": (None, [linear, _pointer, _int64, _pointer, _pointer, integer]),
+        "linear": (None, [linear, _pointer, _int64, _pointer, _float, _pointer, integer]),
         "score_bytes": (_int64, [linear, _int64, integer]),
         "score": (
             None,
@@ -249,6 +249,7 @@ def description() -> str:
     words = {
         "amx": "AVX-512 and AMX",
         "avx512": "AVX-512",
+        "avxvnni": "AVX2 and AVX-VNNI",
         "avx2": "AVX2",
         "neon": "NEON",
         "c": "any processor",

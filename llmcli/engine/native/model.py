@@ -1,4 +1,4 @@
-"""A whole model over the library: what a blueprint says and the packed weights, as ``struct model``."""
+"""A whole model over the library: a blueprint and packed weights, as ``struct model``."""
 
 from __future__ import annotations
 
@@ -304,14 +304,12 @@ class NativeModel:
         return made
 
     def logits(self, states: Floats, *, threads: int) -> Floats:
-        """The head over states [count, width]: logits [count, vocab], the same bits as forward's."""
+        """Logits [count, vocab] of states [count, width], the same bits as forward's."""
         states = np.ascontiguousarray(states, np.float32)
         if states.ndim != 2 or states.shape[1] != self._model.width:
             raise ValueError("states of another width")
         result = np.empty((len(states), self._model.head.n), np.float32)
-        apply(self._model.head, states, result, threads=threads)
-        if cap := np.float32(self._model.logit_cap):
-            np.multiply(np.tanh(result / cap), cap, out=result)
+        apply(self._model.head, states, result, cap=self._model.logit_cap, threads=threads)
         return result
 
     def score(self, states: Floats, targets: Array, *, threads: int) -> Array:
@@ -368,8 +366,8 @@ def row_stats(logits: Floats, targets: Array, *, threads: int) -> Array:
     return result
 
 
-def apply(layer: Linear, x: Floats, y: Floats, *, threads: int) -> None:
-    """y [rows, out] = layer(x [rows, in]), both contiguous float32."""
+def apply(layer: Linear, x: Floats, y: Floats, *, cap: float = 0.0, threads: int) -> None:
+    """y [rows, out] = layer(x [rows, in]), or cap * tanh of its part of cap; contiguous float32."""
     loaded = library()
     if loaded is None:
         raise RuntimeError("no library")
@@ -382,4 +380,5 @@ def apply(layer: Linear, x: Floats, y: Floats, *, threads: int) -> None:
         raise ValueError("x and y do not fit the layer")
     by = ctypes.byref(layer)
     memory = loaded.llmcli_linear_bytes(by, len(x), threads)
-    loaded.llmcli_linear(by, address(x), len(x), address(y), _workspace.pointer(memory), threads)
+    work = _workspace.pointer(memory)
+    loaded.llmcli_linear(by, address(x), len(x), address(y), cap, work, threads)

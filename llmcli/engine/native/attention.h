@@ -1,0 +1,176 @@
+/* Attention over a slot's keys and values.
+ *
+ * A score is one chain over a head's dimensions, a weighted sum one over the positions; softmax's
+ * sum has 16 lanes, a position's lane being its rest by 16. Where queries are computed together
+ * the sums of one go on over positions that only others see, with weights of 0. */
+
+static int64_t first_seen(const struct layer *layer, int64_t position)
+{
+    return layer->window > 0 && position >= layer->window ? position - layer->window + 1 : 0;
+}
+
+/* A head's vector turned: (a, b) to (a cos - b sin, b cos + a sin). */
+static void turn(float *x, const float *cosines, const float *sines, int64_t pairs)
+{
+    for (int64_t i = 0; i < pairs; i += LANES) {
+        int64_t some = pairs - i;
+        vec a = v_load_some(x + i, some), b = v_load_some(x + pairs + i, some);
+        vec c = v_load_some(cosines + i, some), s = v_load_some(sines + i, some);
+        vec first = v_sub(v_mul(a, c), v_mul(b, s));
+        vec second = v_add(v_mul(b, c), v_mul(a, s));
+        v_store_some(x + i, some, first);
+        v_store_some(x + pairs + i, some, second);
+    }
+}
+
+static void norm_heads(const struct norm *of, float *x, int64_t from, int64_t to, int64_t head_dim)
+{
+    for (int64_t head = from; head < to && of->kind; head++) {
+        struct norm one = *of;
+        one.weight += head * head_dim;
+        if (one.bias)
+            one.bias += head * head_dim;
+        norm(&one, x + head * head_dim, 0, 1, head_dim, x + head * head_dim, 0, 0);
+    }
+}
+
+static void append(const struct attention *a, int64_t head, int64_t last_head)
+{
+    const struct model *model = a->model;
+    const struct layer *layer = a->layer;
+    const struct tokens *tokens = a->tokens;
+    int64_t size = model->head_dim, wide = padded(size, LANES);
+    int64_t group = model->heads / model->kv_heads;
+    for (int64_t token = a->first; token < a->first + a->count; token++) {
+        float *queries = a->qkv + token * a->qkv_stride;
+        float *keys = queries + model->heads * size, *values = keys + model->kv_heads * size;
+        if (model->whole_norm) {
+            if (layer->query_norm.kind)
+                norm(&layer->query_norm, queries, 0, 1, model->heads * size, queries, 0, 0);
+            if (layer->key_norm.kind)
+                norm(&layer->key_norm, keys, 0, 1, model->kv_heads * size, keys, 0, 0);
+        } else {
+            norm_heads(&layer->query_norm, queries, head * group, last_head * group, size);
+            norm_heads(&layer->key_norm, keys, head, last_head, size);
+        }
+        if (a->rotation) {
+            int64_t pairs = a->rotation->pairs;
+            const float *cosines = a->rotation->cosines + token * pairs;
+            const float *sines = a->rotation->sines + token * pairs;
+            for (int64_t h = head * group; h < last_head * group; h++)
+                turn(queries + h * size, cosines, sines, pairs);
+            for (int64_t h = head; h < last_head; h++)
+                turn(keys + h * size, cosines, sines, pairs);
+        }
+        const struct slot *slot = tokens->slots + tokens->slot[token];
+        int64_t position = tokens->position[token], plane = plane_of(model, slot->room);
+        int64_t key_at = position / LANES * LANES * size + position % LANES;
+        int64_t value_at = slot->room * size + position * wide;
+        for (int64_t h = head; h < last_head; h++) {
+            int64_t at = (a->layer_index * model->kv_heads + h) * plane;
+            const float *key = keys + h * size, *value = values + h * size;
+            if (model->half_cache) {
+                uint16_t *to = (uint16_t *)slot->memory + at;
+                const vec most = v_set(65504.0f), least = v_set(-65504.0f);
+                for (int64_t i = 0; i < size; i += LANES) {
+                    uint16_t some[LANES];
+                    int64_t count = MIN(LANES, size - i);
+                    v_store_half(some, v_min(most, v_max(least, v_load_some(key + i, count))));
+                    for (int64_t j = 0; j < count; j++)
+                        to[key_at + (i + j) * LANES] = some[j];
+                    v_store_half(to + value_at + i,
+                                 v_min(most, v_max(least, v_load_some(value + i, count))));
+                }
+            } else {
+                float *to = (float *)slot->memory + at;
+                for (int64_t i = 0; i < size; i++)
+                    to[key_at + i * LANES] = key[i];
+                for (int64_t i = 0; i < size; i += LANES)
+                    v_store(to + value_at + i, v_load_some(value + i, size - i));
+            }
+        }
+    }
+}
+
+/* Scores [from, to) of a row become weights that add up to what is returned; around them, as far
+ * as the blocks of 16 go, weights are 0. `from` and `to` count from a block's first position. */
+static float softmax(float *scores, int64_t from, int64_t to)
+{
+    int64_t start = from / LANES * LANES;
+    for (int64_t i = start; i < from; i++)
+        scores[i] = -INFINITY;
+    for (int64_t i = to; i % LANES; i++)
+        scores[i] = -INFINITY;
+    vec largest = v_set(-INFINITY), sum = v_zero();
+    for (int64_t i = start; i < to; i += LANES)
+        largest = v_max(largest, v_load(scores + i));
+    vec top = v_set(v_largest(largest));
+    for (int64_t i = start; i < to; i += LANES) {
+        vec weight = v_exp(v_sub(v_load(scores + i), top));
+        v_store(scores + i, weight);
+        sum = v_add(sum, weight);
+    }
+    return v_sum(sum);
+}
+
+static void attend(const struct attention *a)
+{
+    const struct model *model = a->model;
+    const struct layer *layer = a->layer;
+    const int64_t *position = a->tokens->position + a->first;
+    int64_t size = model->head_dim, wide = padded(size, LANES);
+    int64_t group = model->heads / model->kv_heads, part = a->queries, rows = a->count * part;
+    const struct slot *slot = a->tokens->slots + a->tokens->slot[a->first];
+    int64_t at = (a->layer_index * model->kv_heads + a->kv_head) * plane_of(model, slot->room);
+    int64_t base = first_seen(layer, position[0]) / LANES * LANES;
+    int64_t span = padded(position[a->count - 1] + 1 - base, LANES), room = span + LANES;
+    int64_t blocks = span / LANES, stride = wide + LANES;
+    float *queries = a->scratch, *sums = queries + QUERIES * stride, *scores = sums + QUERIES * wide;
+    for (int64_t row = 0; row < rows; row++)
+        memcpy(queries + row * stride,
+               a->qkv + (a->first + row / part) * a->qkv_stride +
+                   (a->kv_head * group + a->query + row % part) * size,
+               (size_t)size * sizeof(float));
+    if (model->half_cache)
+        half_rows(queries, stride, (const uint16_t *)slot->memory + at + base * size, LANES,
+                  size * LANES, size, scores, room, rows, blocks);
+    else
+        f32_rows(queries, stride, (const float *)slot->memory + at + base * size, LANES,
+                 size * LANES, size, scores, room, rows, blocks);
+    float inverse[QUERIES];
+    static const float ramp[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    for (int64_t row = 0; row < rows; row++) {
+        float *score = scores + row * room;
+        int64_t own = position[row / part];
+        int64_t from = first_seen(layer, own) - base, to = own + 1 - base;
+        int64_t start = from / LANES * LANES;
+        float slope = model->alibi ? model->alibi[a->kv_head * group + a->query + row % part] : 0;
+        for (int64_t i = start; i < to; i += LANES) {
+            vec s = v_mul(v_load(score + i), v_set(layer->scale));
+            if (model->attention_cap > 0)
+                s = v_mul(v_set(model->attention_cap),
+                          v_tanh(v_div(s, v_set(model->attention_cap))));
+            if (model->alibi)
+                s = v_fma(v_set(slope), v_add(v_load(ramp), v_set((float)(base + i - own))), s);
+            v_store(score + i, s);
+        }
+        inverse[row] = 1.0f / softmax(score, from, to);
+        memset(score, 0, (size_t)start * sizeof(float));
+        int64_t end = padded(to, LANES);
+        memset(score + end, 0, (size_t)(span - end) * sizeof(float));
+    }
+    int64_t positions = position[a->count - 1] + 1 - base;
+    if (model->half_cache)
+        half_rows(scores, room, (const uint16_t *)slot->memory + at + slot->room * size + base * wide,
+                  wide, LANES, positions, sums, wide, rows, wide / LANES);
+    else
+        f32_rows(scores, room, (const float *)slot->memory + at + slot->room * size + base * wide,
+                 wide, LANES, positions, sums, wide, rows, wide / LANES);
+    for (int64_t row = 0; row < rows; row++) {
+        float *out = a->out + (a->first + row / part) * a->out_stride +
+                     (a->kv_head * group + a->query + row % part) * size;
+        for (int64_t i = 0; i < size; i += LANES)
+            v_store_some(out + i, size - i,
+                         v_mul(v_load(sums + row * wide + i), v_set(inverse[row])));
+    }
+}

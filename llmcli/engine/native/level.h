@@ -1,0 +1,13 @@
+/* The kernels, for the level that the file including this has named. */
+#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
+#include "kernels.h"
+#include "vector.h"
+
+#include "linear.h"
+#include "rows.h"
+
+#include "attention.h"
+
+#define KERNELS(level_name)                                                                        \
+    .name = level_name, .norm = norm, .quantize = quantize, .product = product, .finish = finish,  \
+    .append = append, .attend = attend, .cap = cap, .slice = slice_of

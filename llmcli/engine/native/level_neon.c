@@ -1,0 +1,7 @@
+#if defined(__aarch64__)
+#pragma GCC target("arch=armv8.2-a+dotprod")
+#define LEVEL_NEON
+#include "level.h"
+
+const struct kernels kernels_neon = {KERNELS("neon")};
+#endif
