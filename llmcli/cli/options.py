@@ -159,7 +159,8 @@ def load_model(options: LoadOptions, console: Console) -> LanguageModel:
     """Find a model's files and load it."""
     from llmcli.models.loader import load_resolved
 
-    return load_resolved(find_files(options, console), options, notify=console.notice)
+    resolved = find_files(options, console)
+    return load_resolved(resolved, options, notify=console.notice, detail=console.detail)
 
 
 def load_tokenizer(options: LoadOptions, console: Console) -> tuple[Tokenizer, ResolvedModel]:

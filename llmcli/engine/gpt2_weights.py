@@ -102,16 +102,11 @@ class GPT2Weights:
         return sum(linear.nbytes for linear in (*linears, self.lm_head))
 
     @classmethod
-    def from_module(
-        cls, module: Any, precision: Precision = "float32", *, decoding: bool = False
-    ) -> GPT2Weights:
-        """Take the weights of a transformers GPT2LMHeadModel; float32 shares its storage.
-
-        ``decoding`` is :func:`llmcli.engine.kernels.quantize`'s.
-        """
+    def from_module(cls, module: Any, precision: Precision = "float32") -> GPT2Weights:
+        """Take the weights of a transformers GPT2LMHeadModel; float32 shares its storage."""
         shape = GPT2Shape.from_config(module.config.to_dict())
         state = module.state_dict()
-        return assemble(shape, dict(store(shape, state, precision, decoding=decoding)))
+        return assemble(shape, dict(store(shape, state, precision)))
 
 
 _LINEARS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
@@ -122,8 +117,6 @@ def store(
     shape: GPT2Shape,
     state: Mapping[str, Tensor],
     precision: Precision | None,
-    *,
-    decoding: bool = False,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield (name, tensor) of all that :func:`assemble` needs, one layer in memory at a time.
 
@@ -133,7 +126,6 @@ def store(
         precision: Of the linear layers; the head of an int4 model is int8, because its errors
             go straight into the logits. Embeddings and layer norms stay as they are, and with
             None they and the biases are all there is.
-        decoding: As :func:`llmcli.engine.kernels.quantize` has it.
     """
     prefix = "transformer." if "transformer.wte.weight" in state else ""
     yield "wte.weight", state[f"{prefix}wte.weight"]
@@ -150,13 +142,13 @@ def store(
             yield f"{name}.bias", _wide(state[f"{prefix}{name}.bias"])
             if precision is not None:
                 weight = state[f"{prefix}{name}.weight"].t()
-                for form, tensor in quantize(weight, precision, decoding=decoding).items():
+                for form, tensor in quantize(weight, precision).items():
                     yield f"{name}.{form}", tensor
     if precision is None:
         return
     head = state.get("lm_head.weight", state[f"{prefix}wte.weight"])
     head_precision: Precision = "int8" if precision == "int4" else precision
-    for form, tensor in quantize(head, head_precision, decoding=decoding).items():
+    for form, tensor in quantize(head, head_precision).items():
         yield f"lm_head.{form}", tensor
 
 

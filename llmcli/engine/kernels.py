@@ -1,4 +1,4 @@
-"""Linear layers for decoding on a processor: which operator is fast for which shape.
+"""Linear layers for scoring on a processor: which operator is fast for which shape.
 
 A layer's weights are either float32 as they are, or *stored*: quantised to plain tensors that
 can be kept in a file (:func:`quantize`), which :func:`make_linear` turns into what an operator
@@ -17,9 +17,6 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from llmcli.engine.native.layers import PanelLinear, float_layer
-from llmcli.engine.native.library import library
-from llmcli.engine.native.panels import pack
 from llmcli.system import mkl_is_ahead
 
 Precision = Literal["float32", "bfloat16", "int8", "int4"]
@@ -73,20 +70,8 @@ def activate(x: Tensor, name: Activation | None) -> Tensor:
 # -- what this processor and this torch can do -----------------------------------------------
 
 
-def decodes_natively() -> bool:
-    """Whether the library of C functions is there for decoding."""
-    return library() is not None
-
-
-def unsupported(precision: str, *, decoding: bool = False) -> str | None:
-    """Say why a precision cannot be had here; None where it can.
-
-    Args:
-        precision: The precision.
-        decoding: Whether layers for decoding are meant, as in :func:`quantize`.
-    """
-    if decoding and decodes_natively():
-        return None
+def unsupported(precision: str) -> str | None:
+    """Say why a precision cannot be had here; None where it can."""
     if precision == "bfloat16":
         library: Any = torch.ops.mkldnn
         if not (_has_onednn() and library._is_mkldnn_bf16_supported()):
@@ -136,7 +121,6 @@ class FloatLinear:
         self._in_major = not weight.is_contiguous()
         ahead = not (self._in_major and mkl_is_ahead())
         self._onednn = self._on_cpu and ahead and _has_onednn()
-        self.layer = float_layer(weight, bias, activation)
         self._slices = math.gcd(weight.shape[1], _SLICES)
         rows, width = weight.shape
         if self._in_major:
@@ -181,7 +165,7 @@ class FloatLinear:
 # -- stored weights --------------------------------------------------------------------------
 
 
-def quantize(weight: Tensor, precision: Precision, *, decoding: bool = False) -> dict[str, Tensor]:
+def quantize(weight: Tensor, precision: Precision) -> dict[str, Tensor]:
     """Turn float weights [out, in] into the plain tensors of a precision.
 
     int8: symmetric, a scale for each output. int4: a scale and an offset for each group of 32
@@ -191,15 +175,10 @@ def quantize(weight: Tensor, precision: Precision, *, decoding: bool = False) ->
     Args:
         weight: Shape [out, in].
         precision: What they become.
-        decoding: Whether few rows at a time go through the layer. They are then packed for the
-            library of C functions, where it is there; it is ahead of torch's operators with few
-            rows, which are ahead with many.
 
     Returns:
         Tensors by name; what :func:`make_linear` takes.
     """
-    if decoding and precision != "float32" and decodes_natively() and not weight.is_cuda:
-        return pack(weight, precision)
     rows, width = weight.shape
     if precision == "int4" and width % INT4_GROUP == 0:
         return _quantize_int4(weight.float().contiguous(), rows, width)
@@ -234,8 +213,6 @@ def make_linear(
     stored: Mapping[str, Tensor], bias: Tensor | None, activation: Activation | None = None
 ) -> Linear:
     """Make a layer of what :func:`quantize` returned and a float32 bias [out] or None."""
-    if "panels" in stored:
-        return PanelLinear(stored, bias, activation)
     if "int8" in stored:
         return Int8Linear(stored["int8"], stored["scale"], bias, activation)
     if "int4" in stored:

@@ -15,7 +15,7 @@ from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import ScoringDecoder
-    from llmcli.engine.gpt2_weights import GPT2Weights
+    from llmcli.engine.packed_model import PackedModel
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.tokenization.tokenizer import Tokenizer
@@ -39,6 +39,9 @@ class LanguageModel:
         resolved: Its files and where they came from.
         device: cpu, cuda or mps.
         precision: Of its weights.
+        threads: Processor threads; None to measure how many are fastest.
+        notify: Called with a sentence that whoever loads the model should read.
+        detail: Called with a sentence for who wants to know more.
         timings: Seconds that each step of loading took, by name.
     """
 
@@ -47,7 +50,9 @@ class LanguageModel:
     precision: str
     allow_pickle: bool = False
     trust_remote_code: bool = False
+    threads: int | None = None
     notify: Notify = silent
+    detail: Notify = silent
     timings: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -199,33 +204,33 @@ class LanguageModel:
 
     @cached_property
     def module(self) -> Any:
-        """The transformers model, in eval mode, on its device."""
-        from llmcli.models.weights import load_module
+        """The transformers model, in eval mode, on its device.
 
+        A precision that transformers has not here gives way to a finer one, with a notice;
+        :attr:`precision` says what it became.
+        """
+        from llmcli.models.weights import load_module, settle_precision
+
+        settle_precision(self)
         return load_module(self)
 
     @cached_property
-    def _gpt2_weights(self) -> GPT2Weights:
-        from llmcli.models.prepared import gpt2_weights
+    def packed(self) -> PackedModel | None:
+        """Its weights for our own kernels; None where transformers has to compute."""
+        if self.device != "cpu":
+            return None
+        from llmcli.models.prepared import packed_model
 
-        return gpt2_weights(self)
+        return packed_model(self)
 
     def decoder(self) -> ScoringDecoder:
         """Return a fresh decoder over this model's weights."""
-        with self.timed("import torch"):
-            from llmcli.engine.gpt2 import GPT2Decoder
-            from llmcli.engine.gpt2_weights import supports
-            from llmcli.engine.row_slots import RowSlots
+        if self.packed is not None:
+            from llmcli.engine.native_decoder import NativeDecoder
 
-        if supports(self.config) and self.device == "cpu":
-            weights = self._gpt2_weights
-            return RowSlots(lambda: GPT2Decoder(weights))
-        if self.precision in ("int8", "int4"):
-            raise UnsupportedModel(
-                f"{self.name}: precision {self.precision} is for GPT-2 models on a processor.",
-                "Use --precision bfloat16, or --device cpu.",
-            )
-        from llmcli.engine.transformers_decoder import TransformersDecoder
+            return NativeDecoder(self.packed, n_positions=self.n_positions, threads=self.threads)
+        with self.timed("import torch"):
+            from llmcli.engine.transformers_decoder import TransformersDecoder
 
         return TransformersDecoder(self.module, reading=self.reading, n_positions=self.n_positions)
 

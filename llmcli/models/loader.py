@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from typing import TypeVar
 
@@ -15,7 +17,11 @@ M = TypeVar("M", bound=LanguageModel)
 
 
 def load_resolved(
-    resolved: ResolvedModel, options: LoadOptions, *, notify: Notify = silent
+    resolved: ResolvedModel,
+    options: LoadOptions,
+    *,
+    notify: Notify = silent,
+    detail: Notify = silent,
 ) -> LanguageModel:
     """Load a model whose files are here.
 
@@ -23,16 +29,24 @@ def load_resolved(
         resolved: The files.
         options: How it runs; which model they name does not count.
         notify: Called with one sentence about what the user ought to know.
+        detail: Called with one sentence for who wants to know more.
 
     Raises:
         ModelError: the model cannot be used; the subclass says why.
         InvalidInput: the device is none of this machine's.
         OutOfMemory: it does not fit.
     """
-    return load_as(LanguageModel, resolved, options, notify=notify)
+    return load_as(LanguageModel, resolved, options, notify=notify, detail=detail)
 
 
-def load_as(kind: type[M], resolved: ResolvedModel, options: LoadOptions, *, notify: Notify) -> M:
+def load_as(
+    kind: type[M],
+    resolved: ResolvedModel,
+    options: LoadOptions,
+    *,
+    notify: Notify,
+    detail: Notify = silent,
+) -> M:
     """Load a model as one of a kind of ours; the rest as for :func:`load_resolved`."""
     from llmcli.models.check import check_model_folder
     from llmcli.models.kinds import check_continues
@@ -48,10 +62,6 @@ def load_as(kind: type[M], resolved: ResolvedModel, options: LoadOptions, *, not
         trust_remote_code=options.trust_remote_code,
     )
     check_continues(found.config, name=resolved.name)
-    if options.threads is not None:
-        import torch
-
-        torch.set_num_threads(options.threads)
     device = _device(options.device)
     return kind(
         resolved=resolved,
@@ -59,11 +69,15 @@ def load_as(kind: type[M], resolved: ResolvedModel, options: LoadOptions, *, not
         precision=options.precision or ("bfloat16" if device == "cuda" else "float32"),
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
+        threads=options.threads,
         notify=notify,
+        detail=detail,
     )
 
 
 def _device(device: str) -> str:
+    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
+        return "cpu"
     import torch
 
     have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
@@ -72,3 +86,11 @@ def _device(device: str) -> str:
     if not have[device]:
         raise InvalidInput(f"This machine has no {device} device.", "Use --device cpu.")
     return device
+
+
+def _may_have_gpu() -> bool:
+    """Whether it is worth the second that asking torch takes: no driver's file, no GPU."""
+    if not sys.platform.startswith("linux"):
+        return True
+    drivers = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/proc/driver/nvidia", "/dev/nvmap")
+    return any(os.path.exists(path) for path in drivers)

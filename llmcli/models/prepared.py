@@ -1,46 +1,63 @@
-"""Weights made ready for the fast decoder, so that the second run starts fast.
+"""Weights made ready for our own engine, so that the second run starts at once.
 
-The first load of a model goes through transformers, which reads and checks it. What the fast
-decoder needs is then kept in our own cache folder, and later runs import torch alone: for
-float32 a note that the files were fine, upon which they are mapped and nothing is copied; for
-the other precisions the quantised layers too. Any doubt, such as another size or time of a
-file, another version of torch or of this format, goes the transformers way again.
+The first load of a model goes through transformers, which reads and checks it. If its family
+has a blueprint, the weights that transformers resolved are packed, and the logits of a probe
+text are compared with transformers' own. They agree: the packed weights are kept, and later runs
+import neither torch nor transformers. They do not, or the family is refused: transformers
+serves. Any doubt, such as another size or time of a file or another format, goes the
+transformers way again.
 
 ::
 
     $XDG_CACHE_HOME/llmcli/prepared/     (~/.cache/llmcli/prepared)
-        HASH-int8.safetensors            HASH: of the model folder's path
+        HASH-int8.arrays                 HASH: of the model folder's path
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import mmap
 import os
+import sys
 import tempfile
-from collections import ChainMap
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcli.hub import cache
 from llmcli.hub.inventory import not_deleted
 from llmcli.hub.reference import ModelReference
-from llmcli.models.precision import settle_precision
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from llmcli.engine.gpt2_weights import GPT2Weights
-    from llmcli.engine.kernels import Precision
+    from llmcli.engine.arrayfile import ArrayFile
+    from llmcli.engine.blueprint import Blueprint
+    from llmcli.engine.families import Names
+    from llmcli.engine.native.library import Precision
+    from llmcli.engine.packed_model import PackedModel
     from llmcli.models.language_model import LanguageModel
 
-_FORMAT = 2
-_HUGE_PAGES_FROM = 32 << 20
-_ALIGNMENT = 64  # of a tensor in memory: a line of the processor's caches
+_FORMAT = 3
+_SUFFIX = ".arrays"
+_TEMPORARY = ".preparing-"
+_ABANDONED = 3600.0  # seconds: no model takes so long
+_PROBE_TOKENS = 64
+# Up to so many bytes of float32 weights a second copy is packed to be compared.
+_LARGEST_TRIED = 4 << 30
+# How far native logits may be from transformers', in root mean squares over the logits' spread:
+# float32 differs in the order of sums alone; the others by what they round away. A wrong
+# activation, a norm in another place or positions off by one are beyond all of these.
+_NEAR = {"float32": 1e-4, "bfloat16": 0.05, "int8": 0.1, "int4": 0.7}
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a model's prepared weights are, and what they must be made of."""
+
+    path: Path
+    key: str
 
 
 def prepared_folder() -> Path:
@@ -51,7 +68,7 @@ def prepared_folder() -> Path:
 
 def prepared_files(folder: Path) -> list[Path]:
     """The files prepared of the model in a folder, whether or not they still fit it."""
-    return sorted(prepared_folder().glob(f"{_folder_hash(folder)}-*.safetensors"))
+    return sorted(prepared_folder().glob(f"{_folder_hash(folder)}-*"))
 
 
 def remove_prepared(reference: ModelReference) -> int:
@@ -78,235 +95,231 @@ def remove_prepared(reference: ModelReference) -> int:
     return freed
 
 
-def gpt2_weights(model: LanguageModel) -> GPT2Weights:
-    """Return a GPT-2 model's weights for the fast decoder, prepared ones where they are there.
+def packed_model(model: LanguageModel) -> PackedModel | None:
+    """Return a model for our own kernels, a prepared one where it is there.
 
-    A precision that cannot be had here gives way to a finer one, with a notice; the model's
-    ``precision`` says what it became.
+    Returns:
+        None where transformers has to serve. Why is said by a notice, or in detail where that
+        is what was asked for or the family has no blueprint.
 
     Raises:
-        ModelError: transformers cannot load the model; see :func:`llmcli.models.weights`.
+        ModelError: transformers cannot load the model; see :mod:`llmcli.models.weights`.
         OutOfMemory: it does not fit.
+        InvalidInput: ``LLMCLI_NATIVE`` names what this processor lacks.
     """
-    from llmcli.engine.gpt2_weights import GPT2Weights
+    from llmcli.engine.native.library import SWITCH, library
 
-    if model.device != "cpu":
-        return GPT2Weights.from_module(model.module)
-    precision = settle_precision(model, decoding=True)
-    path = prepared_folder() / f"{_folder_hash(model.folder)}-{precision}.safetensors"
-    key = _key(model, precision)
-    if "module" not in model.__dict__ and key is not None:
-        with model.timed("prepared weights"):
-            weights = _read(model, path, key)
-        if weights is not None:
-            return weights
-    return _prepare(model, precision, path, key)
+    if library() is None:
+        if os.environ.get(SWITCH):
+            model.detail(f"{SWITCH}={os.environ[SWITCH]}: transformers computes.")
+        else:
+            model.notify(
+                "Our own kernels are not there, so transformers computes, which is slower. "
+                "Install llmcli from a wheel, or with a C compiler."
+            )
+        return None
+    place = _place(model)
+    with model.timed("prepared weights"):
+        packed = _read(place)
+    return packed or _prepare(model, place)
 
 
 def _folder_hash(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
 
 
-def _weight_files(model: LanguageModel) -> list[Path]:
-    """The safetensors files of a model; empty where it has others."""
-    files = cache.weight_files(model.folder, allow_pickle=model.allow_pickle)
-    weights = [path for path in files if path.suffix != ".json"]
-    return weights if all(path.suffix == ".safetensors" for path in weights) else []
-
-
-def _key(model: LanguageModel, precision: str) -> str | None:
-    """Everything that the prepared weights depend on; None where nothing can be prepared."""
-    import torch
-
-    from llmcli.engine.kernels import decodes_natively
-
-    files = _weight_files(model)
-    if not files:
-        return None
+def _place(model: LanguageModel) -> _Place:
+    files = list(cache.weight_files(model.folder, allow_pickle=model.allow_pickle))
     states = [(path.name, path.resolve().name, path.stat()) for path in files]
-    return json.dumps(
-        {
-            "format": _FORMAT,
-            "torch": torch.__version__,
-            "processor": torch.backends.cpu.get_cpu_capability(),
-            "native": decodes_natively(),
-            "precision": precision,
-            "revision": model.resolved.commit,
-            "config": hashlib.sha256((model.folder / "config.json").read_bytes()).hexdigest(),
-            "files": [
-                [name, target, stat.st_size, stat.st_mtime_ns, stat.st_ino]
-                for name, target, stat in states
-            ],
-        }
-    )
+    key = {
+        "format": _FORMAT,
+        "byteorder": sys.byteorder,
+        "precision": model.precision,
+        "revision": model.resolved.commit,
+        "config": hashlib.sha256((model.folder / "config.json").read_bytes()).hexdigest(),
+        "files": [
+            [name, target, stat.st_size, stat.st_mtime_ns, stat.st_ino]
+            for name, target, stat in states
+        ],
+    }
+    name = f"{_folder_hash(model.folder)}-{model.precision}{_SUFFIX}"
+    return _Place(prepared_folder() / name, json.dumps(key))
 
 
 # -- the second run --------------------------------------------------------------------------
 
 
-def _read(model: LanguageModel, path: Path, key: str) -> GPT2Weights | None:
-    """Build the weights of prepared ones; None where there are none that fit."""
-    from llmcli.engine.gpt2_weights import GPT2Shape, assemble, store
-    from llmcli.engine.huge_pages import reserve_huge_pages
-    from llmcli.engine.kernels import decodes_natively
+def _read(place: _Place) -> PackedModel | None:
+    """The model of prepared weights; None where there are none that fit."""
+    from llmcli.engine.arrayfile import ArrayFile
 
-    header = _header(path)
-    if header is None or header[0].get("__metadata__", {}).get("key") != key:
-        return None
-    shape = GPT2Shape.from_config(model.config)
-    mapped = _map(_weight_files(model))
-    if model.precision == "float32":
-        return assemble(shape, dict(store(shape, mapped, "float32")))
-    unquantised = dict(store(shape, mapped, None))
-    stored: Any
-    if decodes_natively():
-        stored = _in_one_block(path, *header)
-    else:
-        if (size := path.stat().st_size) > _HUGE_PAGES_FROM:
-            reserve_huge_pages(size)
-        stored = _File(path, *header)
     try:
-        return assemble(shape, ChainMap(unquantised, stored))
-    except (KeyError, ValueError):  # not what was written
+        file = ArrayFile(place.path)
+        return _open(file) if file.about.get("key") == place.key else None
+    except (OSError, ValueError, TypeError, KeyError):  # not what was written
         return None
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int] | None:
-    """A safetensors file's header and where its data begins; None where anything is odd."""
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            size = os.fstat(file.fileno()).st_size
-            header = json.loads(file.read(length)) if 0 < length < size else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(header, dict):
-        return None
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return (header, 8 + length) if 8 + length + max(ends, default=0) == size else None
+def _open(file: ArrayFile) -> PackedModel:
+    from llmcli.engine.blueprint import Blueprint
+    from llmcli.engine.packed_model import PackedModel
 
-
-def _map(files: list[Path]) -> dict[str, Tensor]:
-    """All tensors of safetensors files, mapped: a page is read when it is touched."""
-    from safetensors import safe_open
-
-    tensors: dict[str, Tensor] = {}
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors
-
-
-def _in_one_block(path: Path, header: Mapping[str, Any], start: int) -> dict[str, Tensor]:
-    """A safetensors file's tensors, for use as they are: one block of memory, in huge pages.
-
-    With pages of 4 KiB a step over 124 MB needs 30,000 address translations, which on a virtual
-    machine walk two levels of tables.
-    """
-    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    places, end = {}, 0
-    for name, entry in entries.items():
-        places[name] = end
-        first, last = entry["data_offsets"]
-        end += -(-(last - first) // _ALIGNMENT) * _ALIGNMENT
-    block = mmap.mmap(-1, max(end, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # a kernel without them
-            block.madvise(mmap.MADV_HUGEPAGE)
-    with open(path, "rb") as file, memoryview(block) as view:
-        for name, entry in entries.items():
-            first, last = entry["data_offsets"]
-            file.seek(start + first)
-            file.readinto(view[places[name] : places[name] + last - first])
-    return {
-        name: _tensor(block, entry, offset=places[name])  # keeps the block
-        for name, entry in entries.items()
-    }
-
-
-def _tensor(data: Any, entry: Mapping[str, Any], *, offset: int = 0) -> Tensor:
-    """The tensor of a header's entry over the bytes that it stands for."""
-    import torch
-
-    types = {
-        "I8": torch.int8,
-        "U8": torch.uint8,
-        "I64": torch.int64,
-        "F16": torch.float16,
-        "F32": torch.float32,
-        "BF16": torch.bfloat16,
-    }
-    count = math.prod(entry["shape"])
-    dtype = types[entry["dtype"]]
-    return torch.frombuffer(data, dtype=dtype, count=count, offset=offset).view(entry["shape"])
-
-
-class _File(Mapping[str, "Tensor"]):
-    """A safetensors file's tensors, each read when it is asked for and not kept.
-
-    They are packed into another form at once; a map would keep both in memory until the last.
-    """
-
-    def __init__(self, path: Path, header: Mapping[str, Any], start: int) -> None:
-        self._path = path
-        self._start = start
-        self._entries = {name: header[name] for name in header if name != "__metadata__"}
-
-    def __getitem__(self, name: str) -> Tensor:
-        entry = self._entries[name]
-        first, last = entry["data_offsets"]
-        with open(self._path, "rb") as file:
-            file.seek(self._start + first)
-            data = bytearray(last - first)
-            file.readinto(data)
-        return _tensor(data, entry)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    return PackedModel(Blueprint.from_json(file.about["blueprint"]), file.mapped())
 
 
 # -- the first run ---------------------------------------------------------------------------
 
 
-def _prepare(
-    model: LanguageModel, precision: Precision, path: Path, key: str | None
-) -> GPT2Weights:
-    """Load through transformers, and keep what the next run needs."""
-    from llmcli.engine.gpt2_weights import GPT2Shape, assemble, store
-    from llmcli.models.weights import load_module
+def _prepare(model: LanguageModel, place: _Place) -> PackedModel | None:
+    """Load through transformers, pack, compare, and keep what the next run needs."""
+    from llmcli.engine import families
+    from llmcli.models.weights import load_module, resolved_config
 
-    shape = GPT2Shape.from_config(model.config)
-    if precision == "float32":
-        stored = dict(store(shape, model.module.state_dict(), "float32"))
-        keep: dict[str, Tensor] = {}
-    else:
-        state = load_module(model, exact=True).state_dict()
-        with model.timed("quantise"):
-            stored = dict(store(shape, state, precision, decoding=True))
-        plain = dict(store(shape, state, None))
-        keep = {name: tensor for name, tensor in stored.items() if name not in plain}
-    if key is not None and key == _key(model, precision):
-        with model.timed("write prepared weights"):
-            _write(path, keep, key)
-    return assemble(shape, stored)
+    try:
+        families.describe(resolved_config(model))  # before the weights, which may be large
+        module = load_module(model, exact=True)
+        blueprint, names = families.describe(module.config.to_dict(), _class_of(module))
+        weights = _Weights(blueprint, names, module)
+        weights.check()
+    except families.Refusal as refusal:
+        model.detail(f"Our own kernels do not compute {model.name} ({refusal}): transformers does.")
+        return None
+    distance = None
+    if model.precision != "float32":
+        with model.timed("compare with transformers"):
+            distance = _distance_of_float32(weights)
+    if distance is None or distance <= _NEAR["float32"]:
+        with _packed(model, weights, place) as (packed, keep):
+            with model.timed("compare with transformers"):
+                own = _distance(packed, weights.expected)
+            if own <= _NEAR[model.precision]:
+                if place == _place(model):  # nobody changed the files meanwhile
+                    keep()
+                return packed
+            distance = own
+    model.notify(
+        f"Our own kernels differ from transformers on {model.name}, by {distance:.2g} of the "
+        "logits' spread: transformers computes, which is slower. Please report it."
+    )
+    if model.precision == "float32":
+        model.__dict__["module"] = module
+    return None
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor], key: str) -> None:
-    """Write atomically; a cache that cannot be written is no reason to fail."""
-    from safetensors.torch import save_file
+def _class_of(module: Any) -> str:
+    """The class's name; with its module's where that is not transformers."""
+    kind = type(module)
+    ours = kind.__module__.startswith("transformers.models.")
+    return str(kind.__name__ if ours else f"{kind.__module__}.{kind.__name__}")
 
+
+class _Weights:
+    """A loaded module's weights by role, and its logits after each token of a probe text."""
+
+    def __init__(self, blueprint: Blueprint, names: Names, module: Any) -> None:
+        import torch
+
+        self.blueprint = blueprint
+        self._names = names
+        self._state = module.state_dict()
+        room = min(_PROBE_TOKENS, blueprint.positions or _PROBE_TOKENS)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(blueprint.vocab_size, (1, room), generator=generator)
+        with torch.no_grad():
+            logits = module(ids).logits[0].float().numpy()
+        self.expected = (ids[0].tolist(), logits)
+
+    def check(self) -> None:
+        """Raise Refusal where a weight is missing, left over or of another shape."""
+        for _ in self.by_role():
+            pass
+
+    def by_role(self) -> Iterator[tuple[str, Any]]:
+        """Every weight and bias, float32."""
+        from llmcli.engine import families
+
+        return families.by_role(self.blueprint, self._names, self._state)
+
+    def packed(self, precision: str) -> Iterator[tuple[str, Any]]:
+        """The arrays that a packed model has."""
+        from llmcli.engine.packed_model import pack
+
+        return pack(self.blueprint, self.by_role(), cast("Precision", precision))
+
+
+def _distance_of_float32(weights: _Weights) -> float | None:
+    """How far native float32 logits are from transformers'; None for a large model.
+
+    Quantised logits are too far away to tell a small quirk from rounding.
+    """
+    from llmcli.engine.packed_model import PackedModel
+
+    if sum(array.nbytes for _, array in weights.by_role()) > _LARGEST_TRIED:
+        return None
+    packed = PackedModel(weights.blueprint, dict(weights.packed("float32")))
+    return _distance(packed, weights.expected)
+
+
+def _distance(packed: PackedModel, expected: tuple[list[int], Any]) -> float:
+    """Root mean square of the logits' differences over their spread; NaN where one is none."""
+    import numpy as np
+
+    from llmcli.engine.native_decoder import NativeDecoder
+
+    ids, theirs = expected
+    decoder = NativeDecoder(packed, n_positions=len(ids))
+    ours = decoder.append([(decoder.open(), ids)], prompt=True, every=True)
+    difference = np.sqrt(np.mean((ours.astype(np.float64) - theirs) ** 2))
+    return float(difference / max(float(np.std(theirs)), 1e-9))
+
+
+@contextmanager
+def _packed(
+    model: LanguageModel, weights: _Weights, place: _Place
+) -> Iterator[tuple[PackedModel, Callable[[], None]]]:
+    """Pack into a file, which is kept if the second thing yielded is called.
+
+    A cache that cannot be written is no reason to fail: the weights are then packed in memory.
+    """
+    from llmcli.engine.arrayfile import ArrayFile, Writer
+    from llmcli.engine.packed_model import PackedModel
+
+    about = {"key": place.key, "blueprint": weights.blueprint.to_json()}
     temporary = ""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".preparing-")
-        os.close(handle)
-        save_file(dict(tensors), temporary, metadata={"key": key})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
+        try:
+            with model.timed("pack weights"):
+                place.path.parent.mkdir(parents=True, exist_ok=True)
+                _tidy(place.path.parent)
+                handle, temporary = tempfile.mkstemp(dir=place.path.parent, prefix=_TEMPORARY)
+                with open(handle, "wb") as file:
+                    writer = Writer(file)
+                    for name, array in weights.packed(model.precision):
+                        writer.add(name, array)
+                    writer.close(about)
+        except OSError as exc:
+            model.notify(
+                f"{model.name} cannot be prepared for faster starts: "
+                f"{place.path.parent}: {exc.strerror}."
+            )
+            arrays = dict(weights.packed(model.precision))
+            yield PackedModel(weights.blueprint, arrays), lambda: None
+        else:
+            packed = _open(ArrayFile(Path(temporary)))
+            yield packed, lambda: _move(temporary, place.path)
+    finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def _move(temporary: str, path: Path) -> None:
+    with suppress(OSError):  # the next run prepares it again
+        os.replace(temporary, path)
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what a process left here that was killed while it prepared a model."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()

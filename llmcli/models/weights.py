@@ -31,7 +31,8 @@ def load_module(
     ``attn_implementation`` is transformers' own; None leaves it the choice.
 
     Raises:
-        CorruptModel: weights that are missing, unexpected, mis-shaped or unreadable.
+        CorruptModel: weights that are missing, unexpected, mis-shaped or unreadable, or hold
+            NaN or infinity.
         UnsupportedModel: an architecture that transformers cannot build here.
         OutOfMemory: it does not fit.
     """
@@ -40,6 +41,8 @@ def load_module(
     with model.timed("import transformers"):
         from transformers import AutoModelForCausalLM
 
+    if model.threads is not None:
+        torch.set_num_threads(model.threads)
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     with model.timed("load weights"), quiet_transformers(), _foreign_errors(model):
         module, info = from_pretrained(
@@ -54,7 +57,45 @@ def load_module(
             ignore_mismatched_sizes=True,
         )
         _check_loading(model, info, module.base_model_prefix)
+        _check_numbers(model, module)
         return module.to(model.device).eval()
+
+
+def settle_precision(model: LanguageModel) -> None:
+    """Make a precision that transformers has not here give way to a finer one, with a notice."""
+    wanted, reason = model.precision, ""
+    if wanted in ("int8", "int4"):
+        model.precision, reason = "bfloat16", "only our own kernels have it"
+    if model.precision == "bfloat16" and model.device == "cpu" and not _has_bfloat16():
+        model.precision, reason = "float32", "this processor has no bfloat16 for torch"
+    if model.precision != wanted:
+        model.notify(f"No {wanted} here ({reason}): {model.precision} is used.")
+
+
+def _has_bfloat16() -> bool:
+    """Whether torch multiplies bfloat16 on this processor faster than one number at a time."""
+    import torch
+
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return available and supported is not None and bool(supported())
+
+
+def resolved_config(model: LanguageModel) -> dict[str, Any]:
+    """What transformers makes of config.json, every default filled in; reads no weights.
+
+    Raises:
+        UnsupportedModel, CorruptModel: as for :func:`load_module`.
+    """
+    with model.timed("import transformers"):
+        from transformers import AutoConfig
+
+    with _quiet_transformers(), _foreign_errors(model):
+        config: Any = AutoConfig.from_pretrained(
+            str(model.folder), local_files_only=True, trust_remote_code=model.trust_remote_code
+        )
+        found: dict[str, Any] = config.to_dict()
+        return found
 
 
 @contextmanager
@@ -106,6 +147,21 @@ def _unexpected(model: LanguageModel, names: Iterable[str], prefix: str) -> list
         shown = ", ".join(sorted(heads)[:3]) + (f" and {len(heads) - 3} more" if heads[3:] else "")
         model.notify(f"The weights hold more than a language model, which is left out: {shown}.")
     return sorted(set(names) - set(heads))
+
+
+def _check_numbers(model: LanguageModel, module: Any) -> None:
+    """Refuse weights that are no numbers: what they touch may still look like text."""
+    import torch
+
+    for name, parameter in module.named_parameters():
+        # A sum is finite unless one of the numbers is not, or it overflows: then all are looked at.
+        with torch.inference_mode():
+            if parameter.sum().isfinite() or parameter.isfinite().all():
+                continue
+        raise CorruptModel(
+            f"{model.folder}: the tensor {name} holds NaN or infinity.",
+            "The file is damaged: fetch the model again.",
+        )
 
 
 @contextmanager
