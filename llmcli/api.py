@@ -41,13 +41,20 @@ class LanguageModel(language_model.LanguageModel):
         return (event.text for event in events if event.text)
 
 
-def load(model: str | None = None, *, notify: Notify = silent, **options: Any) -> LanguageModel:
+def load(
+    model: str | None = None,
+    *,
+    notify: Notify = silent,
+    detail: Notify = silent,
+    **options: Any,
+) -> LanguageModel:
     """Find a model and load it.
 
     Args:
         model: A folder, a bundled model's name, or a Hub id; None for gpt2, for which the
             bundled model stands in where it cannot be had.
         notify: Called with one sentence about what the user ought to know.
+        detail: Called with one sentence for who wants to know more.
         options: Any other field of LoadOptions, such as ``precision="int8"``.
 
     Raises:
@@ -59,4 +66,5 @@ def load(model: str | None = None, *, notify: Notify = silent, **options: Any) -
     if unknown:
         raise InvalidInput(f"There is no option {min(unknown)!r}.", "See LoadOptions.")
     wanted = LoadOptions(model=model, **options)
-    return load_as(LanguageModel, wanted.resolve(notify=notify), wanted, notify=notify)
+    resolved = wanted.resolve(notify=notify)
+    return load_as(LanguageModel, resolved, wanted, notify=notify, detail=detail)

@@ -147,6 +147,20 @@ class ModelName(click.ParamType[str]):
         return [CompletionItem(name) for name in names] + [CompletionItem(incomplete, type="dir")]
 
 
+class ThreadCount(click.ParamType[int | None]):
+    """A number of threads, or ``auto``: None."""
+
+    name = "integer|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | None:
+        """Return the number, or None for ``auto``."""
+        if isinstance(value, str) and value.strip().lower() == "auto":
+            return None
+        return click.IntRange(1, 4096).convert(value, param, ctx)
+
+
 def find_files(options: LoadOptions, console: Console, *, need: Need = "model") -> ResolvedModel:
     """Return a model's files, with what there is to tell on stderr."""
     from llmcli.terminal.progress import download_progress
@@ -191,7 +205,11 @@ device_option = shared_option(
     show_default=True,
     help="Where the model runs.",
 )
-threads_option = shared_option("--threads", type=click.IntRange(1, 4096), help="Processor threads.")
+threads_option = shared_option(
+    "--threads",
+    type=ThreadCount(),
+    help="Processor threads. Default: auto, as many as are measured to be fastest.",
+)
 
 _RESOLVE = (
     shared_option(

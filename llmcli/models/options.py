@@ -31,7 +31,8 @@ class LoadOptions:
         trust_remote_code: Run Python code that the model brings.
         device: auto, cpu, cuda or mps.
         precision: Of the weights; None for float32 (bfloat16 on cuda).
-        threads: Processor threads for the whole process; None leaves torch's own choice.
+        threads: Processor threads; None for as many as are measured to be fastest (where
+            transformers computes: torch's own choice).
 
     Raises:
         InvalidInput: there is no such device or precision.

@@ -181,6 +181,8 @@ def _prepare(model: LanguageModel, place: _Place) -> PackedModel | None:
         blueprint, names = families.describe(module.config.to_dict(), _class_of(module))
         weights = _Weights(blueprint, names, module)
         weights.check()
+        if not weights.finite:
+            raise families.Refusal("its logits are not all finite, so nothing can be compared")
     except families.Refusal as refusal:
         model.detail(f"Our own kernels do not compute {model.name} ({refusal}): transformers does.")
         return None
@@ -228,6 +230,7 @@ class _Weights:
         with torch.no_grad():
             logits = module(ids).logits[0].float().numpy()
         self.expected = (ids[0].tolist(), logits)
+        self.finite = bool(torch.from_numpy(logits).isfinite().all())
 
     def check(self) -> None:
         """Raise Refusal where a weight is missing, left over or of another shape."""

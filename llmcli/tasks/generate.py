@@ -408,18 +408,19 @@ def make_draft(
 
 
 def _quantised(model: LanguageModel) -> LanguageModel:
-    from llmcli.engine.gpt2_weights import supports
     from llmcli.models.loader import load_resolved
     from llmcli.models.options import LoadOptions
 
-    if not supports(model.config) or model.device != "cpu":
-        raise UnsupportedModel(
-            f"{model.name} cannot be quantised to int8 on this device.", "Use --draft ngram."
-        )
     options = LoadOptions(
         device="cpu",
         precision="int8",
+        threads=model.threads,
         allow_pickle=model.allow_pickle,
         trust_remote_code=model.trust_remote_code,
     )
-    return load_resolved(model.resolved, options, notify=model.notify)
+    quantised = load_resolved(model.resolved, options, notify=model.notify, detail=model.detail)
+    if model.device != "cpu" or quantised.packed is None:
+        raise UnsupportedModel(
+            f"{model.name} cannot be quantised to int8 here.", "Use --draft ngram."
+        )
+    return quantised

@@ -85,7 +85,7 @@ def test_row_22_a_model_that_gives_nan(tiny_gpt2: Path, tmp_path: Path) -> None:
     folder = copy_of(tiny_gpt2, tmp_path / "damaged")
     weights = load_file(folder / "model.safetensors")
     [name] = [name for name in weights if name.endswith("ln_f.weight")]
-    weights[name][3] = float("nan")
+    weights[name][3:9] = 3e38  # numbers, whose products are none
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     for args in (["--greedy"], ["--seed", "1"], ["--num-beams", "2"]):
         result = generate(folder, "-n", "5", *args, "Once upon a time")
@@ -94,6 +94,20 @@ def test_row_22_a_model_that_gives_nan(tiny_gpt2: Path, tmp_path: Path) -> None:
         assert result.stderr.count("\n") == 1
     next_token = CliRunner().invoke(cli, ["next", "-m", str(folder), "--json", "Once"])
     assert (next_token.exit_code, next_token.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_row_22_weights_that_are_nan(tiny_gpt2: Path, tmp_path: Path, precision: str) -> None:
+    """One line that names the tensor, though text might still come of it."""
+    folder = copy_of(tiny_gpt2, tmp_path / "damaged")
+    weights = load_file(folder / "model.safetensors")
+    [name] = [name for name in weights if name.endswith("h.1.attn.c_attn.bias")]
+    weights[name][70] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    result = generate(folder, "-n", "5", "--precision", precision, "Once upon a time")
+    assert result.exit_code == 1
+    assert "h.1.attn.c_attn.bias holds NaN or infinity" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_row_25_characters_over_several_tokens(tiny_gpt2: Path) -> None:
