@@ -18,7 +18,6 @@ import math
 import mmap
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -104,7 +103,7 @@ class ArrayFile:
                     name: (np.dtype(dtype), tuple(map(int, shape)), int(at))
                     for name, (dtype, shape, at) in directory["arrays"].items()
                 }
-            except (KeyError, TypeError, AttributeError, RecursionError) as exc:
+            except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as exc:
                 raise ValueError(f"{path} has a damaged directory") from exc
         self._size = size - 24 - length
         for dtype, shape, at in self._arrays.values():
@@ -120,25 +119,6 @@ class ArrayFile:
         with open(self.path, "rb") as file:
             data = mmap.mmap(file.fileno(), self._size, access=mmap.ACCESS_READ)
         return self._over(data)
-
-    def in_memory(self) -> dict[str, Array]:
-        """All arrays, copied into one block of memory, in huge pages where the kernel has them.
-
-        With pages of 4 KiB a step over 124 MB needs 30,000 address translations, which on a
-        virtual machine walk two levels of tables.
-        """
-        block = mmap.mmap(-1, max(self._size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without them
-                block.madvise(mmap.MADV_HUGEPAGE)
-        with open(self.path, "rb") as file, memoryview(block) as view:
-            at = 0
-            while at < self._size:
-                count = file.readinto(view[at : self._size])
-                if not count:
-                    raise ValueError(f"{self.path} was cut short")
-                at += count
-        return self._over(block)
 
     def _over(self, data: mmap.mmap) -> dict[str, Array]:
         return {
