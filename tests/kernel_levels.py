@@ -28,11 +28,11 @@ def avx2() -> dict[str, str]:
     return AVX2
 
 
-def skip_without(precision: str, *, decoding: bool = False) -> None:
+def skip_without(precision: str) -> None:
     """Skip the test where a precision is not to be had."""
     from llmcli.engine.kernels import unsupported
 
-    if why := unsupported(precision, decoding=decoding):
+    if why := unsupported(precision):
         pytest.skip(f"no {precision}: {why}")
 
 

@@ -209,9 +209,10 @@ class LanguageModel:
         A precision that transformers has not here gives way to a finer one, with a notice;
         :attr:`precision` says what it became.
         """
-        from llmcli.models.weights import load_module, settle_precision
+        from llmcli.models.precision import settle_precision
+        from llmcli.models.weights import load_module, unsupported
 
-        settle_precision(self)
+        settle_precision(self, why_not=lambda precision: unsupported(precision, self.device))
         return load_module(self)
 
     @cached_property

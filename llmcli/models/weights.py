@@ -61,15 +61,13 @@ def load_module(
         return module.to(model.device).eval()
 
 
-def settle_precision(model: LanguageModel) -> None:
-    """Make a precision that transformers has not here give way to a finer one, with a notice."""
-    wanted, reason = model.precision, ""
-    if wanted in ("int8", "int4"):
-        model.precision, reason = "bfloat16", "only our own kernels have it"
-    if model.precision == "bfloat16" and model.device == "cpu" and not _has_bfloat16():
-        model.precision, reason = "float32", "this processor has no bfloat16 for torch"
-    if model.precision != wanted:
-        model.notify(f"No {wanted} here ({reason}): {model.precision} is used.")
+def unsupported(precision: str, device: str) -> str | None:
+    """Say why transformers cannot run in a precision here; None where it can."""
+    if precision in ("int8", "int4"):
+        return "only our own kernels have it"
+    if precision == "bfloat16" and device == "cpu" and not _has_bfloat16():
+        return "this processor has no AVX-512 for bfloat16"
+    return None
 
 
 def _has_bfloat16() -> bool:
