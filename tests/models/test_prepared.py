@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -328,7 +329,7 @@ def test_a_family_that_is_refused_is_left_to_transformers(folder: Path) -> None:
 def test_without_the_library_transformers_serves_and_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "library", cache(lambda: None))
     said: list[str] = []
     model = load(str(folder), device="cpu", notify=said.append)
     np.testing.assert_allclose(_logits(model), _as_transformers(model), atol=1e-5)
@@ -341,13 +342,12 @@ def test_without_the_library_transformers_serves_and_says_so(
 
 
 def test_a_level_that_is_none_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(native.SWITCH, "sse2")
+    model = load(str(folder), device="cpu")
     native.library.cache_clear()
-    try:
+    with monkeypatch.context() as patch:
+        patch.setenv(native.SWITCH, "sse2")
         with pytest.raises(InvalidInput, match="sse2"):
-            load(str(folder), device="cpu").decoder()
-    finally:
-        native.library.cache_clear()
+            model.decoder()
 
 
 # -- damaged numbers ---------------------------------------------------------------------------
