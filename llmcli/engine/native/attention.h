@@ -64,7 +64,7 @@ static void append(const struct attention *a, int64_t head, int64_t last_head)
         }
         const struct slot *slot = tokens->slots + tokens->slot[token];
         int64_t position = tokens->position[token], plane = plane_of(model, slot->room);
-        int64_t key_at = position / LANES * LANES * size + position % LANES;
+        int64_t key_at = position / KEYS * KEYS * size + position % KEYS;
         int64_t value_at = slot->room * size + position * wide;
         for (int64_t h = head; h < last_head; h++) {
             int64_t at = (a->layer_index * model->kv_heads + h) * plane;
@@ -77,14 +77,14 @@ static void append(const struct attention *a, int64_t head, int64_t last_head)
                     int64_t count = MIN(LANES, size - i);
                     v_store_half(some, v_min(most, v_max(least, v_load_some(key + i, count))));
                     for (int64_t j = 0; j < count; j++)
-                        to[key_at + (i + j) * LANES] = some[j];
+                        to[key_at + (i + j) * KEYS] = some[j];
                     v_store_half(to + value_at + i,
                                  v_min(most, v_max(least, v_load_some(value + i, count))));
                 }
             } else {
                 float *to = (float *)slot->memory + at;
                 for (int64_t i = 0; i < size; i++)
-                    to[key_at + i * LANES] = key[i];
+                    to[key_at + i * KEYS] = key[i];
                 for (int64_t i = 0; i < size; i += LANES)
                     v_store(to + value_at + i, v_load_some(value + i, size - i));
             }
@@ -122,21 +122,24 @@ static void attend(const struct attention *a)
     int64_t group = model->heads / model->kv_heads, part = a->queries, rows = a->count * part;
     const struct slot *slot = a->tokens->slots + a->tokens->slot[a->first];
     int64_t at = (a->layer_index * model->kv_heads + a->kv_head) * plane_of(model, slot->room);
-    int64_t base = first_seen(layer, position[0]) / LANES * LANES;
-    int64_t span = padded(position[a->count - 1] + 1 - base, LANES), room = span + LANES;
-    int64_t blocks = span / LANES, stride = wide + LANES;
+    int64_t base = first_seen(layer, position[0]) / KEYS * KEYS;
+    int64_t span = padded(position[a->count - 1] + 1 - base, KEYS), room = span + LANES;
+    int64_t stride = wide + LANES;
     float *queries = a->scratch, *sums = queries + QUERIES * stride, *scores = sums + QUERIES * wide;
     for (int64_t row = 0; row < rows; row++)
         memcpy(queries + row * stride,
                a->qkv + (a->first + row / part) * a->qkv_stride +
                    (a->kv_head * group + a->query + row % part) * size,
                (size_t)size * sizeof(float));
-    if (model->half_cache)
-        half_rows(queries, stride, (const uint16_t *)slot->memory + at + base * size, LANES,
-                  size * LANES, size, scores, room, rows, blocks);
-    else
-        f32_rows(queries, stride, (const float *)slot->memory + at + base * size, LANES,
-                 size * LANES, size, scores, room, rows, blocks);
+    for (int64_t block = 0; block < span; block += KEYS) {
+        int64_t from = at + (base + block) * size;
+        if (model->half_cache)
+            half_rows(queries, stride, (const uint16_t *)slot->memory + from, KEYS, LANES, size,
+                      scores + block, room, rows, KEYS / LANES);
+        else
+            f32_rows(queries, stride, (const float *)slot->memory + from, KEYS, LANES, size,
+                     scores + block, room, rows, KEYS / LANES);
+    }
     float inverse[QUERIES];
     static const float ramp[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int64_t row = 0; row < rows; row++) {

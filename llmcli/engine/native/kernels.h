@@ -102,7 +102,7 @@ static inline int64_t plane_of(const struct model *model, int64_t room)
 
 static inline int64_t attend_bytes(const struct model *model, int64_t positions)
 {
-    return (QUERIES * (padded(positions, LANES) + 4 * LANES) +
+    return (QUERIES * (padded(positions, KEYS) + 4 * LANES) +
             QUERIES * 2 * padded(model->head_dim, LANES) + 4 * LANES) * (int64_t)sizeof(float);
 }
 

@@ -5,8 +5,8 @@
  * only a part of the inputs, sums go on from `out`. */
 #define FLOAT_TILE(name, type, load)                                                               \
     INLINE void name(const float *x, int64_t x_stride, const type *w, int64_t w_step,              \
-                     int64_t w_panel, int64_t k, int more, float *out, int64_t out_stride,         \
-                     const int rows, const int panels)                                             \
+                     int64_t w_panel, int64_t k, int more, float *out,              \
+                     int64_t out_stride, const int rows, const int panels)                                             \
     {                                                                                              \
         vec sum[TILE_ROWS][4];                                                                     \
         UNROLL for (int r = 0; r < rows; r++)                                                      \
@@ -30,8 +30,8 @@ FLOAT_TILE(half_tile, uint16_t, v_load_half)
 
 /* The same of bfloat16 in pairs of inputs; an odd last input's partner is left out. */
 INLINE void bf16_tile(const float *x, int64_t x_stride, const uint16_t *w, int64_t w_step,
-                      int64_t w_panel, int64_t k, int more, float *out, int64_t out_stride,
-                      const int rows, const int panels)
+                      int64_t w_panel, int64_t k, int more, float *out,
+                      int64_t out_stride, const int rows, const int panels)
 {
     vec sum[TILE_ROWS][4];
     UNROLL for (int r = 0; r < rows; r++)
@@ -156,8 +156,8 @@ INLINE void int4_tile(const struct linear *layer, const struct quantized *q, int
  * blocks that stay in the nearest cache. */
 #define FLOAT_ROWS(name, tile, type, block)                                                        \
     static void name##_any(const float *x, int64_t x_stride, const type *w, int64_t w_step,        \
-                           int64_t w_panel, int64_t k, int more, float *out, int64_t out_stride,   \
-                           int rows, int panels)                                                   \
+                           int64_t w_panel, int64_t k, int more, float *out,        \
+                           int64_t out_stride, int rows, int panels)                                                   \
     {                                                                                              \
         switch (rows) {                                                                            \
             FLOAT_CASE(tile, 1)                                                                    \
@@ -175,8 +175,8 @@ INLINE void int4_tile(const struct linear *layer, const struct quantized *q, int
         }                                                                                          \
     }                                                                                              \
     static void name(const float *x, int64_t x_stride, const type *w, int64_t w_step,              \
-                     int64_t w_panel, int64_t k, float *out, int64_t out_stride, int64_t rows,     \
-                     int64_t panels)                                                               \
+                     int64_t w_panel, int64_t k, float *out, int64_t out_stride,    \
+                     int64_t rows, int64_t panels)                                                               \
     {                                                                                              \
         int64_t tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;                                        \
         int64_t together = TILE_PANELS((rows + tiles - 1) / tiles);                                \

@@ -39,12 +39,12 @@ class SlotMemory:
     It is reserved for ``room`` tokens, and committed as they are written.
 
     Attributes:
-        room: A multiple of 16, at least what was asked for.
+        room: A multiple of 64, at least what was asked for.
     """
 
     def __init__(self, model: NativeModel, room: int) -> None:
         self._model = model
-        self.room = -(-max(room, 1) // 16) * 16
+        self.room = -(-max(room, 1) // 64) * 64
         self._nbytes = model.library.llmcli_slot_bytes(model.reference, self.room)
         self.pointer: int | None = model.library.llmcli_slot_new(self._nbytes)
         if self.pointer is None:

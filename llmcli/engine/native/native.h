@@ -21,7 +21,7 @@
 
 #include <stdint.h>
 
-enum { LANES = 16 };
+enum { LANES = 16, KEYS = 64 };
 
 /* Weights lie in panels of 16 outputs, in the order in which they are read. Outputs are padded
  * with zeros to 16, inputs to what is said here.
@@ -105,11 +105,11 @@ struct rotation {
 };
 
 /* Keys and values of one sequence: for each layer and key/value head a plane of keys
- * [room / 16][head_dim][16] (so that 16 scores come without a sum across lanes) and one of values
- * [room][head_dim]. Positions follow each other in both, so a shorter length is a roll-back. */
+ * [room / 64][head_dim][64] (so that scores come without a sum across lanes) and one of values
+ * [room][head_dim padded to 16]. Positions follow each other in both, so a shorter length is a roll-back. */
 struct slot {
     void *memory;
-    int64_t room; /* positions, a multiple of 16 */
+    int64_t room; /* positions, a multiple of KEYS */
 };
 
 /* What a call appends. Tokens of a slot stand in ascending order of position; a token sees all

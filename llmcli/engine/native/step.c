@@ -606,7 +606,7 @@ EXPORT void llmcli_slot_copy(const struct model *model, const void *from, int64_
     for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
         const char *source = (const char *)from + plane * plane_of(model, from_room) * size;
         char *target = (char *)to + plane * plane_of(model, to_room) * size;
-        memcpy(target, source, (size_t)(padded(length, LANES) * keys * size));
+        memcpy(target, source, (size_t)(padded(length, KEYS) * keys * size));
         memcpy(target + to_room * keys * size, source + from_room * keys * size,
                (size_t)(length * values * size));
     }
@@ -626,7 +626,7 @@ EXPORT void llmcli_slot_trim(const struct model *model, void *memory, int64_t ro
     int64_t size = element(model), keys = model->head_dim, values = padded(keys, LANES);
     for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
         char *start = (char *)memory + plane * plane_of(model, room) * size;
-        give_back(start + padded(length, LANES) * keys * size, start + room * keys * size);
+        give_back(start + padded(length, KEYS) * keys * size, start + room * keys * size);
         start += room * keys * size;
         give_back(start + length * values * size, start + room * values * size);
     }

@@ -52,9 +52,7 @@ def test_a_token_gets_the_same_bits_in_every_company(
     blueprint: Blueprint, precision: Precision, half_cache: bool, level: str, data: st.DataObject
 ) -> None:
     weights = weights_of(blueprint, 5)
-    model = NativeModel(
-        blueprint, arrays_of(blueprint, weights, precision), half_cache=half_cache
-    )
+    model = NativeModel(blueprint, arrays_of(blueprint, weights, precision), half_cache=half_cache)
     embedding = weights["embedding.weight"]
     texts = data.draw(
         st.lists(
@@ -162,12 +160,12 @@ def test_states_through_the_head_are_the_logits() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     model, embedding = made("float32")
     slot = SlotMemory(model, 20)
-    assert slot.room == 32
+    assert slot.room == 64
     good: dict[str, Any] = {"slot": [0], "position": [0], "outputs": [0]}
     for changes in (
         {"slot": [1]},
         {"slot": [-1]},
-        {"position": [32]},
+        {"position": [64]},
         {"position": [-1]},
         {"outputs": [1]},
         {"outputs": [-1]},
@@ -178,7 +176,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         model.forward(embedding[:1, :10], [slot], **good, threads=1)
     with pytest.raises(ValueError, match="positions"):
-        slot.copy_from(slot, 33)
+        slot.copy_from(slot, 65)
     slot.close()
     with pytest.raises(ValueError, match="slot"):
         model.forward(embedding[:1], [slot], **good, threads=1)
