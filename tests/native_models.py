@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from llmcli.engine.blueprint import Blueprint, Layer, Rotary, roles
+from llmcli.engine.blueprint import Blueprint, Layer, Placement, Rotary, roles
 from llmcli.engine.native.library import Precision, level, levels, library
 from llmcli.engine.native.model import NativeModel, SlotMemory
 from llmcli.engine.native.panels import gated, pack
@@ -39,7 +39,7 @@ def blueprints(draw: st.DrawFn) -> Blueprint:
     heads = kv_heads * draw(st.sampled_from([1, 1, 2, 3, 26]))
     if heads > 9:
         head_size, kv_heads, heads = 4, 1, 26
-    placement = draw(st.sampled_from(["before", "after", "both"]))
+    placement: Placement = draw(st.sampled_from(["before", "after", "both"]))
     parallel = placement == "before" and draw(st.booleans())
     rotaries = tuple(
         Rotary(
@@ -147,7 +147,8 @@ def run(
     slots = [SlotMemory(model, len(text)) for text in texts]
     found: list[list[Array]] = [[] for _ in texts]
     for each in passes:
-        where, at = [], []
+        where: list[int] = []
+        at: list[int] = []
         for text, count in each:
             start = len(found[text]) + where.count(text)
             where += [text] * count

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmcli.errors import InvalidInput, UnsupportedModel
+from llmcli.errors import InvalidInput
 from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:

@@ -258,7 +258,8 @@ class NativeModel:
             or (at >= room[where]).any()
             or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < count)
             or any(each.pointer is None for each in slots)
-            or (canonical is not None and (canonical.shape, canonical.dtype) != ((count,), "u1"))
+            or (canonical is not None and canonical.shape != (count,))
+            or (canonical is not None and canonical.dtype != np.uint8)
         ):
             raise ValueError("a token's slot or position is none")
         tables = self._tables(at)

@@ -214,5 +214,5 @@ def rows_of(packed: Packed, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float
     fours = values.reshape(len(block), -1, 4)
     levels = np.stack([fours & 15, fours >> 4], axis=2).reshape(len(block), -1, _INT4_GROUP)
     scales = packed["scales"][block, :, :, lane].astype(np.float32)
-    wide = levels.astype(np.float32) * scales[:, :, 0, None] + scales[:, :, 1, None]
-    return np.ascontiguousarray(wide.reshape(len(block), -1)[:, :width])
+    exact = levels.astype(np.float32) * scales[:, :, 0, None] + scales[:, :, 1, None]
+    return np.ascontiguousarray(exact.reshape(len(block), -1)[:, :width])

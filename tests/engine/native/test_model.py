@@ -131,7 +131,7 @@ def test_a_copied_prefix_is_as_good_as_a_read_one(half_cache: bool) -> None:
             )
             for slot in (source, target)
         ]
-        assert np.array_equal(*both)
+        assert np.array_equal(both[0], both[1])
 
 
 def test_trimming_keeps_what_is_before() -> None:
@@ -144,7 +144,7 @@ def test_trimming_keeps_what_is_before() -> None:
         model.forward(embedding[TEXT[37:90]], [slot], [0] * 53, range(37, 90), [52], threads=1)
         for slot in (one, other)
     ]
-    assert np.array_equal(*both)
+    assert np.array_equal(both[0], both[1])
 
 
 def test_states_through_the_head_are_the_logits() -> None:
@@ -171,7 +171,7 @@ def test_what_does_not_fit_is_refused() -> None:
         {"outputs": [-1]},
         {"slot": [0, 0]},
     ):
-        with pytest.raises(ValueError, match="slot|position"):
+        with pytest.raises(ValueError, match=r"slot|position"):
             model.forward(embedding[:1], [slot], **{**good, **changes}, threads=1)
     with pytest.raises(ValueError, match="do not fit"):
         model.forward(embedding[:1, :10], [slot], **good, threads=1)
@@ -190,8 +190,8 @@ def test_a_damaged_model_is_refused() -> None:
     for name, array in whole.items():
         if name.endswith(".bias") or name == "embedding.weight":
             continue
+        missing = {other: each for other, each in whole.items() if other != name}
         with pytest.raises((ValueError, KeyError)):
-            missing = {other: each for other, each in whole.items() if other != name}
             NativeModel(blueprint, missing, half_cache=True)
         with pytest.raises(ValueError, match=r"is not|do not|size|missing"):
             NativeModel(blueprint, {**whole, name: array[:-1]}, half_cache=True)
