@@ -88,7 +88,7 @@ def resolved_config(model: LanguageModel) -> dict[str, Any]:
     with model.timed("import transformers"):
         from transformers import AutoConfig
 
-    with _quiet_transformers(), _foreign_errors(model):
+    with quiet_transformers(), _foreign_errors(model):
         config: Any = AutoConfig.from_pretrained(
             str(model.folder), local_files_only=True, trust_remote_code=model.trust_remote_code
         )
