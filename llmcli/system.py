@@ -8,7 +8,6 @@ import platform
 import resource
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 _SHARE = 0.9  # of what is available; the kernel's figure is an estimate, and others run too
@@ -25,19 +24,6 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@cache
-def mkl_is_ahead() -> bool:
-    """Whether torch's own product (MKL) beats oneDNN on float32 weights that lie [in, out].
-
-    It does on Intel's processors: oneDNN takes up to twice as long where rows lie a multiple of
-    4 KiB apart, as those of GPT-2's widest layer do. Elsewhere MKL does without its best code.
-    """
-    import torch
-
-    available = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    return bool(available) and _cpuinfo("vendor_id") == "GenuineIntel"
 
 
 def peak_memory() -> int:

@@ -54,6 +54,11 @@ class NativeDecoder:
         return self._model.blueprint.vocab_size
 
     @property
+    def state_size(self) -> int:
+        """Numbers in a state."""
+        return self._model.blueprint.width
+
+    @property
     def n_positions(self) -> int:
         """The context."""
         return self._n_positions
@@ -157,12 +162,13 @@ class NativeDecoder:
             targets: A token for each row; -1 for none.
 
         Returns:
-            [rows] of :data:`llmcli.engine.native.library.ROW_STATS`: log-sum-exp, entropy, the
-            target's logit and how many logits are greater. ``target - log_sum_exp`` is the
+            [rows] of :data:`llmcli.engine.row_stats.ROW_STATS`. ``target - log_sum_exp`` is the
             target's log-probability in nats.
         """
         wanted = np.array(targets, np.int64)
-        return self._model.native.score(states, wanted, threads=self._threads.most)
+        found = self._model.native.score(states, wanted, threads=self._threads.most)
+        found["target"][wanted < 0] = 0
+        return found
 
     def _append(
         self,

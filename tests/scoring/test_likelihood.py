@@ -204,7 +204,7 @@ def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
 @pytest.mark.parametrize("precision", ["float32"])
 def test_scores_are_of_what_is_generated(tiny_gpt2: Path, precision: Any) -> None:
     """The arithmetic is the decoder's own: a token at a time gives the same figures."""
-    skip_without(precision, decoding=True)
+    skip_without(precision)
     decoder = llmcli.load(str(tiny_gpt2), precision=precision).decoder()
     window = WINDOWS[5]
     ((_, _, scores),) = Likelihood(decoder).score([(0, window)])
