@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 # From what share on a cell is drawn with a sign, and its colour of the 256.
 _SHADES = ((0.65, "█", 202), (0.35, "▓", 208), (0.15, "▒", 173), (0.05, "░", 180), (0.01, "·", 244))
-_LEGEND = "· from 1 %  ░ 5 %  ▒ 15 %  ▓ 35 %  █ 65 %"
+_LEGEND = "from 1 %: ·  5: ░  15: ▒  35: ▓  65: █"
 _MORE, _LESS = "color(208)", "color(75)"
 _LABEL = 16  # columns for a token at most
+_NARROW = 60  # columns of a terminal where tables go without air
 _BAR = 8
 
 # (what a head is measured by, how the grid is headed)
@@ -67,16 +68,18 @@ def inspect_views(
     if seen.attribution is not None and "attribution" in views:
         yield attribution_table(seen.attribution, seen.tokens, token_bytes, width=width)
     if seen.heads_off is not None and "heads_off" in views:
-        yield heads_off_table(seen.heads_off, token_bytes)
+        yield heads_off_table(seen.heads_off, token_bytes, width=width)
     if seen.neighbours is not None and "neighbours" in views:
-        yield neighbours_table(seen.neighbours, token_bytes)
+        yield neighbours_table(seen.neighbours, token_bytes, width=width)
 
 
-def _table() -> Table:
+def _table(width: int) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    return Table(box=SIMPLE_HEAD, pad_edge=False)
+    if width < _NARROW:
+        return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
 
 
 def _text(content: str, style: str = "") -> Text:
@@ -167,8 +170,7 @@ def head_grids(heads: Sequence[HeadSummary], n_heads: int, *, width: int) -> Ren
         header = "    " + "".join(
             (str(head) if head % step == 0 else "").rjust(cell)[-cell:] for head in range(n_heads)
         )
-        drawn = _text(title + "\n", "bold")
-        drawn.append(header.rstrip(), "dim")
+        drawn = _text("").append(title + "\n", "bold").append(header.rstrip(), "dim")
         for each in heads:
             value = getattr(each, measure)
             if each.head == 0:
@@ -193,7 +195,7 @@ def _shade(share: float) -> tuple[str, str]:
 
 def layer_table(heads: Sequence[HeadSummary], *, width: int) -> RenderableType:
     """The heads of a layer, a line each."""
-    table = _table()
+    table = _table(width)
     table.add_column("head", no_wrap=True)
     wide = width >= 70
     for title in ("entropy", "token before", "first token"):
@@ -234,7 +236,7 @@ def heat_map(head: HeadMap, tokens: Sequence[bytes], *, start: int, width: int) 
     title = f"head {head.layer}.{head.head}: each row says whom its token attends to"
     if skipped:
         title += f" (the last {len(rows)} of {len(tokens)} tokens)"
-    drawn = _text(title + "\n", "bold")
+    drawn = _text("").append(title + "\n", "bold")
     header = [" "] * (cell * len(rows) + digits)
     for column in range(len(rows)):
         index = start + skipped + column
@@ -263,13 +265,14 @@ def lens_table(
     """What each layer would say next, at the last position looked at."""
     position = lens.start + len(lens.layers[0]) - 1
     where = f"after token {position}, {_label(token_bytes(tokens[position]))}"
-    table = _table()
+    table = _table(width)
     table.add_column("layer", no_wrap=True)
     for title in ("KL", "rank"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     rows = [row[-1] for row in lens.layers]
-    known = [[_label(token_bytes(token), 14) for token, _ in cell.top] for cell in rows]
+    most = 14 if width >= _NARROW else 12
+    known = [[_label(token_bytes(token), most) for token, _ in cell.top] for cell in rows]
     widest = max(len(label) for labels in known for label in labels)
     shown = max(1, min(len(known[0]), (width - 26) // (widest + 8)))
     for place in range(shown):
@@ -310,7 +313,7 @@ def attribution_table(
         ("integrated\ngradients", seen.integrated_gradients),
     )
     wide = width >= 76
-    table = _table()
+    table = _table(width)
     table.add_column("token", no_wrap=True)
     for title, _ in methods:
         table.add_column(title, justify="right", no_wrap=True)
@@ -325,7 +328,7 @@ def attribution_table(
             cells.append(_text(f"{value:+.3f}", style))
             if wide:
                 cells.append(_text(_short_bar(abs(value) / largest), style))
-        table.add_row(_text(_label(token_bytes(token), 14 if wide else 9)), *cells)
+        table.add_row(_text(_label(token_bytes(token), 14 if wide else 11)), *cells)
     return _group(
         _text(f"{_asked(seen, token_bytes)} = {seen.value:.3f} nats", "bold"),
         table,
@@ -352,16 +355,16 @@ def _method_notes(seen: Attribution, token_bytes: TokenBytes) -> str:
 # -- heads off, neighbours -----------------------------------------------------------------
 
 
-def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes) -> RenderableType:
+def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes, *, width: int) -> RenderableType:
     """The next token with all heads and without some."""
-    table = _table()
+    table = _table(width)
     table.add_column("token", no_wrap=True)
     for title in ("all heads", "without", "log ratio"):
         table.add_column(title, justify="right", no_wrap=True)
     for each in seen.candidates:
         change = each.without - each.logprob
         table.add_row(
-            _text(_label(token_bytes(each.id))),
+            _text(_label(token_bytes(each.id), 14 if width >= _NARROW else 11)),
             percent(math.exp(each.logprob)),
             percent(math.exp(each.without)),
             _text(f"{change:+.3f}", _MORE if change >= 0 else _LESS),
@@ -373,9 +376,9 @@ def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes) -> RenderableType:
     return _group(table, _text(lines, "dim"))
 
 
-def neighbours_table(seen: Neighbours, token_bytes: TokenBytes) -> RenderableType:
+def neighbours_table(seen: Neighbours, token_bytes: TokenBytes, *, width: int) -> RenderableType:
     """The nearest tokens, each with its cosine."""
-    table = _table()
+    table = _table(width)
     table.add_column(f"near {_label(token_bytes(seen.token), 20)}", no_wrap=True)
     table.add_column("id", justify="right", no_wrap=True)
     table.add_column("cosine", justify="right", no_wrap=True)
