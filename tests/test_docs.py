@@ -93,16 +93,17 @@ def run(command: str, environment: dict[str, str]) -> str:
 
 
 @pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
-def test_readme_examples_are_real(clean_environment: dict[str, str]) -> None:
-    text = README.read_text("utf-8")
+@pytest.mark.parametrize(("page", "least"), [(README, 5), (ROOT / "docs" / "inspect.md", 3)])
+def test_examples_are_real(page: Path, least: int, clean_environment: dict[str, str]) -> None:
+    text = page.read_text("utf-8")
     pairs = examples(text)
-    assert len(pairs) >= 5
+    assert len(pairs) >= least
     # One home for all of them: what the first prepares, the others use.
     actual = [(command, run(command, clean_environment)) for command, _ in pairs]
     if UPDATE:
         for (command, output), (_, new) in zip(pairs, actual, strict=True):
             text = text.replace(f"$ {command}\n{output}", f"$ {command}\n{new}", 1)
-        README.write_text(text, "utf-8")
+        page.write_text(text, "utf-8")
     else:
         for (command, new), (_, output) in zip(actual, pairs, strict=True):
             assert similar(new, output), f"$ {command}\n{new}\nis not\n{output}"

@@ -125,7 +125,7 @@ def overview_view(
     for title, found, measure, form in heads:
         shown = [f"{_name(each)} ({form.format(getattr(each, measure))})" for each in found]
         grid.add_row(title, ", ".join(shown))
-    more = "Heads are LAYER.HEAD from 0. More: --attention, --lens, --attribute, --html FILE."
+    more = "Heads are LAYER.HEAD. More: --attention, --lens, --attribute, --html FILE."
     return _group(_text(name, "bold"), grid, _text(more, "dim"))
 
 

@@ -474,6 +474,14 @@ def test_bad_requests(loaded: LanguageModel, settings: dict[str, Any], message: 
         ask(loaded, "attention", **settings)
 
 
+def test_a_token_without_a_row(tiny_gpt2: Path) -> None:
+    model = load(str(tiny_gpt2))
+    assert model.tokenizer.vocab_size > 300  # read before the configuration is made smaller
+    model.config["vocab_size"] = 300
+    with pytest.raises(InvalidInput, match="has no row for the token '300'"):
+        ask(model, "attribution", target="300")
+
+
 def test_too_long_a_text(loaded: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ContextOverflow, match="the model reads 64"):
         ask(loaded, "overview", text=TEXT * 9)
