@@ -32,8 +32,9 @@ class ModelShape:
     n_positions: int = 1024
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd", "n_positions"):
+        for name in ("n_layer", "n_head", "n_embd"):
             _at_least(name, getattr(self, name), 1)
+        _at_least("n_positions", self.n_positions, 2)  # less has nothing to predict a token from
         if self.vocab_size < MIN_VOCAB:
             raise InvalidInput(
                 f"vocab_size is {self.vocab_size}; a byte-level vocabulary has at least "

@@ -231,12 +231,12 @@ def test_a_learning_rate_that_breaks_the_model(tales: Path, tmp_path: Path) -> N
 # -- what must not be lost ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("context", "has_samples"), [(1, False), (3, True)])
+@pytest.mark.parametrize(("vocabulary", "has_samples"), [(257, False), (300, True)])
 def test_a_context_smaller_than_the_usual_prompt(
-    tales: Path, tmp_path: Path, context: int, has_samples: bool
+    tales: Path, tmp_path: Path, vocabulary: int, has_samples: bool
 ) -> None:
     """The card's samples are the last thing to do, and the least: they begin with less."""
-    shape = ModelShape(vocab_size=300, n_layer=1, n_head=1, n_embd=16, n_positions=context)
+    shape = ModelShape(vocab_size=vocabulary, n_layer=1, n_head=1, n_embd=16, n_positions=3)
     run = tiny_run(tales, tmp_path / "m", max_steps=2, shape=shape)
     notices: list[str] = []
     assert train(run, notify=notices.append) is not None
@@ -252,7 +252,7 @@ def test_a_sample_that_fails_is_a_notice(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise NumericalError("The logits are NaN.")
 
-    monkeypatch.setattr("llmcli.models.language_model.LanguageModel.generate", broken)
+    monkeypatch.setattr("llmcli.api.LanguageModel.generate", broken)
     notices: list[str] = []
     result = train(tiny_run(tales, tmp_path / "m", max_steps=2), notify=notices.append)
     assert result is not None
