@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import get_args
 
 import click
 
@@ -84,8 +81,10 @@ def bench(
       llmcli bench -m fable -r 10 --csv > speeds.csv
     """
     from llmcli.tasks.bench import BenchJob, run_jobs
+    from llmcli.terminal.bench import show_csv, show_json, show_table
 
-    if as_csv and console.json_output:
+    show = console.choose(json=show_json, text=show_csv if as_csv else show_table)
+    if as_csv and show is show_json:
         raise InvalidInput("--csv and --json contradict each other.", "Give one of them.")
     options = LoadOptions(offline=offline, device=device, threads=threads)
     resolved = [find_files(options.of(name), console) for name in names or (None,)]
@@ -99,23 +98,4 @@ def bench(
         for each in resolved
         for precision in precisions or get_args(Precision)
     ]
-    _show(run_jobs(jobs, notify=console.notice), console, as_csv=as_csv)
-
-
-def _show(records: Iterable[Mapping[str, Any]], console: Console, *, as_csv: bool) -> None:
-    if console.json_output:
-        for record in records:
-            console.record(record)
-        return
-    collected = list(records)
-    if as_csv:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(collected[0]), lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(collected)
-        console.write(text.getvalue())
-        return
-    from llmcli.terminal.bench import bench_setting, bench_table
-
-    console.render(bench_table(collected))
-    console.line(bench_setting(collected[0]))
+    show(run_jobs(jobs, notify=console.notice), console)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 import click
 
@@ -19,11 +18,9 @@ from llmcli.io.prompts import read_prompt
 from llmcli.io.sources import check_argument
 from llmcli.models.options import LoadOptions
 from llmcli.scoring.statistics import Normalize
+from llmcli.tasks.rank import RankRequest, rank_choices
 from llmcli.terminal.console import Console
-
-if TYPE_CHECKING:
-    from llmcli.models.language_model import LanguageModel
-    from llmcli.tasks.rank import RankedChoice
+from llmcli.terminal.rank import rank_table
 
 
 @click.command()
@@ -76,57 +73,18 @@ def rank(
         raise InvalidInput("There is no choice.", "Give at least one.")
     parts = () if prompt is None else (prompt,)
     text = read_prompt(parts, inputs.files, notify=console.notice, errors=inputs.errors)
-    loaded = load_model(model, console)
-    ranked = _rank(loaded, text, choices, normalize, delimiter, bos)
-    if console.json_output:
-        _records(loaded, text, normalize, ranked, console)
-    elif console.quiet:
-        console.line(ranked[0].choice)
-    else:
-        from llmcli.terminal.rank import rank_table
-
-        console.render(rank_table([asdict(each) for each in ranked], normalize))
-
-
-def _rank(
-    model: LanguageModel,
-    prompt: str,
-    choices: tuple[str, ...],
-    normalize: Normalize,
-    delimiter: str | None,
-    bos: bool | None,
-) -> list[RankedChoice]:
-    from llmcli.scoring.likelihood import Likelihood
-    from llmcli.tasks.rank import rank as rank_choices
-
-    tokenizer = model.tokenizer
-    return rank_choices(
-        Likelihood(model.decoder()),
-        tokenizer,
-        prompt,
-        choices,
-        n_positions=model.n_positions,
-        bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
-        bos=tokenizer.adds_bos if bos is None else bos,
-        normalize=normalize,
-        delimiter=delimiter,
+    request = RankRequest(
+        prompt=text, choices=choices, normalize=normalize, delimiter=delimiter, bos=bos
     )
+    answer = rank_choices(load_model(model, console), request)
 
+    def show_json() -> None:
+        console.record(answer.to_dict())
 
-def _records(
-    model: LanguageModel,
-    prompt: str,
-    normalize: Normalize,
-    ranked: list[RankedChoice],
-    console: Console,
-) -> None:
-    from llmcli.tasks.provenance import provenance
+    def show_first() -> None:
+        console.line(answer.ranked[0].choice)
 
-    console.record(
-        {
-            "prompt": prompt,
-            "normalize": normalize,
-            "choices": [asdict(each) for each in ranked],
-            **provenance(model),
-        }
-    )
+    def show_table() -> None:
+        console.render(rank_table(answer.choices(), normalize))
+
+    console.choose(json=show_json, quiet=show_first, text=show_table)()

@@ -12,13 +12,14 @@ from llmcli.cli.options import (
     output_options,
     refuse_idle,
 )
-from llmcli.cli.score_job import ScoreJob
-from llmcli.cli.score_modes import score_rows, score_versus, score_whole
-from llmcli.cli.score_settings import ScoreSettings, score_options
-from llmcli.io.records import sources
+from llmcli.cli.score_options import ScoreSettings, score_options
+from llmcli.io.files import existing_parent
+from llmcli.io.records import records, sources
 from llmcli.io.sources import check_argument
 from llmcli.models.options import LoadOptions
+from llmcli.tasks.score import Gates, Scoring
 from llmcli.terminal.console import Console
+from llmcli.terminal.score import ScoreView
 
 
 @click.command()
@@ -57,20 +58,21 @@ def score(
         source.check()
     loaded = load_model(model, console)
     _keep_memory()
-    job = ScoreJob(
+    read = records(found, kind=settings.kind, errors=inputs.errors, text_field=settings.field)
+    view = ScoreView(
         console=console,
-        settings=settings,
-        options=model,
-        model=loaded,
-        sources=found,
-        errors=inputs.errors,
+        scoring=Scoring(model=loaded, request=settings.request()),
+        gates=Gates(max_ppl=settings.max_ppl, max_bits_per_byte=settings.max_bits_per_byte),
     )
+    if settings.has_rows:
+        view.rows(read, by=settings.by, jsonl=settings.jsonl, sort=settings.sort, top=settings.top)
+        return
+    whole = (part for record in read for part in record.parts)
     if settings.compares:
-        score_versus(job)
-    elif settings.has_rows:
-        score_rows(job)
+        view.versus(load_model(settings.other(model), console), whole)
     else:
-        score_whole(job)
+        html = None if settings.html is None else existing_parent(settings.html)
+        view.whole(whole, tokens=settings.tokens, html=html)
 
 
 def _keep_memory() -> None:

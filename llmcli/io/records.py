@@ -200,6 +200,30 @@ def records(
             number += 1
 
 
+def paragraphs(lines: Iterable[Record]) -> Iterator[Record]:
+    """Lines joined into paragraphs, which blank lines part; a record each."""
+    held: list[str] = []
+    first: Record | None = None
+    for line in lines:
+        text = "" if line.error else line.text
+        if line.error or not text.strip() or (first and first.name != line.name):
+            if first is not None:
+                yield _paragraph(first, held)
+            held, first = [], None
+        if line.error:
+            yield line
+        elif text.strip():
+            first = first or line
+            held.append(text)
+    if first is not None:
+        yield _paragraph(first, held)
+
+
+def _paragraph(first: Record, lines: list[str]) -> Record:
+    place = first.place.replace("Line", "The paragraph at line", 1)
+    return Record(parts=("\n".join(lines),), number=first.number, place=place, name=first.name)
+
+
 def text_parts(
     chunks: Iterable[bytes], *, source: str, errors: DecodeErrors = "strict"
 ) -> Iterator[str]:

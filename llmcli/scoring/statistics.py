@@ -272,3 +272,21 @@ class Tally:
             interval=bounds and (bounded_exp(bounds[0]), bounded_exp(bounds[1])),
             block_tokens=self.blocks.size,
         )
+
+
+@dataclass(slots=True)
+class Means:
+    """Means over rows, each row counting alike."""
+
+    rows: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, score: Score) -> None:
+        self.rows += 1
+        for name in ("perplexity", "nll_per_token", "bits_per_byte"):
+            value = getattr(score, name)
+            if value is not None:
+                self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def record(self) -> dict[str, float]:
+        return {name: value / self.rows for name, value in self.sums.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +24,15 @@ from llmcli.engine.sampling import (
     top_tokens,
 )
 from llmcli.engine.transcript import Prompt
+from llmcli.tasks.prompts import (
+    encode_prompt,
+    prepare_prompt,
+    sampling_params,
+)
+from llmcli.tasks.provenance import provenance, settings_record
+
+if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,4 +146,84 @@ def _effect(name: str, value: float | None, before: Floats, after: Floats) -> Fi
         kept=int(left.sum()),
         mass=float(softmax(before)[left].sum(dtype=np.float64)),
         entropy=entropy(after),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextAnswer:
+    """What may follow a prompt, and all that made it.
+
+    Attributes:
+        next: The distribution.
+        data: The bytes of each candidate.
+        params: The settings.
+        prompt_tokens: How many tokens the prompt has.
+        model: Where the model is from, as `provenance` tells it.
+    """
+
+    next: NextToken
+    data: tuple[bytes, ...]
+    params: SamplingParams
+    prompt_tokens: int
+    model: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "candidates": [
+                _candidate(each, data)
+                for each, data in zip(self.next.candidates, self.data, strict=True)
+            ],
+            "entropy": self.next.entropy,
+            "filters": [asdict(each) for each in self.next.filters],
+            "prompt_tokens": self.prompt_tokens,
+            **self.model,
+            "sampling": settings_record(self.params),
+        }
+
+
+def _candidate(each: Candidate, data: bytes) -> dict[str, Any]:
+    sampled = each.sampled_logprob
+    return {
+        "id": each.id,
+        "token": data.decode("utf-8", "replace"),
+        "bytes": list(data),
+        "probability": math.exp(each.logprob),
+        "logprob": each.logprob,
+        "sampled_probability": 0.0 if sampled is None else math.exp(sampled),
+        "sampled_logprob": sampled,
+    }
+
+
+def predict(
+    model: LanguageModel,
+    text: str,
+    given: Mapping[str, Any],
+    *,
+    count: int = 10,
+    bos: bool = False,
+) -> NextAnswer:
+    """Tell what may follow a text.
+
+    Args:
+        model: The model.
+        text: The prompt.
+        given: Settings, by SamplingParams' names.
+        count: How many candidates.
+        bos: Put the begin-of-text token first.
+
+    Raises:
+        InvalidInput: a setting is wrong, or the prompt is empty or too long.
+        NumericalError: the logits are NaN or infinite.
+    """
+    params = sampling_params(model, {**given, "max_new_tokens": None, "num_beams": 1})
+    ids = encode_prompt(model, text, bos=bos, overflow=params.overflow)
+    prompt = prepare_prompt(model, ids, params, room=0)
+    found = next_token(model.decoder(), prompt, params, count=count, eos_ids=model.eos_ids)
+    return NextAnswer(
+        next=found,
+        data=tuple(model.token_bytes(each.id) for each in found.candidates),
+        params=params,
+        prompt_tokens=len(ids),
+        model=provenance(model),
     )

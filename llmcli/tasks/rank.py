@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import ContextOverflow, InvalidInput
 from llmcli.scoring.statistics import Normalize, normalized
 from llmcli.scoring.texts import split_pair
 from llmcli.scoring.windows import Window
+from llmcli.tasks.provenance import provenance
 from llmcli.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.likelihood import Likelihood
 
 
@@ -40,6 +42,64 @@ class RankedChoice:
     unconditional: float | None
     score: float
     probability: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankRequest:
+    """What to rank, and how; as the arguments of `rank`, but that no ``bos`` is the tokenizer's."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    normalize: Normalize = "none"
+    delimiter: str | None = None
+    bos: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankAnswer:
+    """Ranked choices and all that made them.
+
+    Attributes:
+        request: What was asked.
+        ranked: The choices, the likeliest first.
+        model: Where the model is from, as `provenance` tells it.
+    """
+
+    request: RankRequest
+    ranked: list[RankedChoice]
+    model: dict[str, Any]
+
+    def choices(self) -> list[dict[str, Any]]:
+        """The choices, ready for JSON."""
+        return [asdict(each) for each in self.ranked]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "prompt": self.request.prompt,
+            "normalize": self.request.normalize,
+            "choices": self.choices(),
+            **self.model,
+        }
+
+
+def rank_choices(model: LanguageModel, request: RankRequest) -> RankAnswer:
+    """Rank continuations of a prompt with a model; errors as for `rank`."""
+    from llmcli.scoring.likelihood import Likelihood
+
+    tokenizer = model.tokenizer
+    ranked = rank(
+        Likelihood(model.decoder()),
+        tokenizer,
+        request.prompt,
+        request.choices,
+        n_positions=model.n_positions,
+        bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        bos=tokenizer.adds_bos if request.bos is None else request.bos,
+        normalize=request.normalize,
+        delimiter=request.delimiter,
+    )
+    return RankAnswer(request=request, ranked=ranked, model=provenance(model))
 
 
 def join_choice(prompt: str, choice: str, delimiter: str | None) -> str:

@@ -1,14 +1,40 @@
-"""The table of ``llmcli bench``."""
+"""What ``llmcli bench`` measured: a table, CSV, JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmcli.terminal.console import Console
 from llmcli.terminal.escaping import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+
+def show_json(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """Each record as it comes."""
+    for record in records:
+        console.record(record)
+
+
+def show_csv(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """All records as comma-separated values."""
+    collected = list(records)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(collected[0]), lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(collected)
+    console.write(text.getvalue())
+
+
+def show_table(records: Iterable[Mapping[str, Any]], console: Console) -> None:
+    """All records as a table, with what they were measured on."""
+    collected = list(records)
+    console.render(bench_table(collected))
+    console.line(bench_setting(collected[0]))
 
 
 def bench_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from llmcli.terminal.surprisal import SeenToken, Stretch, stretches
+from llmcli.tasks.score import SeenToken
+from llmcli.terminal.surprisal import Stretch, stretches
 
 _STRETCHES = "/*STRETCHES*/"
 _SUMMARY = "/*SUMMARY*/"

@@ -1,130 +1,337 @@
-"""Scores for a person: the table of totals, lines of rows, two models side by side."""
+"""Scores as ``llmcli score`` shows them: tables, rows, tinted tokens, a page, JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import heapq
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmcli.terminal.escaping import one_line
+from llmcli.errors import InvalidInput, InvalidText
+from llmcli.io.batch import Batch, placed
+from llmcli.io.files import atomic_write
+from llmcli.io.records import Record, paragraphs
+from llmcli.scoring.statistics import Means
+from llmcli.tasks.score import (
+    Gates,
+    OnWindow,
+    Scoring,
+    SeenToken,
+    SeenTokens,
+    SortKey,
+    figures,
+    height,
+    nothing_scored,
+    token_record,
+)
+from llmcli.terminal.console import Console
+from llmcli.terminal.score_progress import score_progress
+from llmcli.terminal.score_table import row_header, row_line, score_table, versus_table
+from llmcli.terminal.surprisal import TintedText, legend, stretches, token_line
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+    from llmcli.models.language_model import LanguageModel
+    from llmcli.scoring.statistics import Score, Tally
+    from llmcli.scoring.texts import TextScorer
+    from llmcli.scoring.token_scores import TokenScores
+    from llmcli.scoring.windows import Convention, Window
 
-_LABEL = 24
-
-
-def number(value: float | None, digits: int = 5) -> str:
-    """A figure with so many significant digits; a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}g}"
+Unit = Literal["whole", "file", "line", "paragraph"]
 
 
-def score_table(record: Mapping[str, Any]) -> RenderableType:
-    """Draw the figures of a record as ``score --json`` prints it."""
-    from rich.console import Group
-    from rich.text import Text
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreView:
+    """Shows what comes of scoring.
 
-    table = _table()
-    table.add_row("perplexity", number(record["perplexity"]), _interval(record))
-    table.add_row("NLL per token", number(record["nll_per_token"]), "nats")
-    table.add_row("NLL", number(record["nll"], 8), "nats")
-    for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
-        if record[name] is not None:
-            table.add_row(name.replace("_", " "), number(record[name]), "")
-    for name in ("tokens", "words", "bytes"):
-        table.add_row(name, f"{record[name]:,}", "")
-    if "rows" in record:
-        table.add_row("rows", f"{record['rows']:,}", "")
-        for name, value in record["mean_of_rows"].items():
-            table.add_row("  mean " + name.replace("_", " "), number(value), "each row alike")
-    return Group(table, Text(_provenance(record), style="dim"))
+    Attributes:
+        console: Where to.
+        scoring: The model and how it scores.
+        gates: What is held at the end.
+    """
 
+    console: Console
+    scoring: Scoring
+    gates: Gates
 
-def versus_table(record: Mapping[str, Any]) -> RenderableType:
-    """Draw two models' figures and their difference."""
-    from rich.console import Group
-    from rich.text import Text
+    def whole(self, parts: Iterable[str], *, tokens: bool, html: Path | None) -> None:
+        """One text: its figures, and its tokens on the screen or in a page.
 
-    other, difference = record["vs"], record["difference"]
-    table = _table()
-    table.add_row("", Text(one_line(_who(record))), Text(one_line(_who(other))), "difference")
-    for name in ("perplexity", "nll_per_token", "bits_per_byte", "tokens"):
-        ours, theirs = record[name], other[name]
-        gap = None if ours is None or theirs is None else theirs - ours
-        table.add_row(name.replace("_", " "), number(ours), number(theirs), _signed(gap))
-    per = "token" if "nll_per_token" in difference else "byte"
-    lines = [
-        f"The second model's NLL less the first's: {_signed(difference[f'nll_per_{per}'])} nats a "
-        f"{per}{_bounds(difference[f'nll_per_{per}_interval'])}."
-    ]
-    if difference["kl_divergence"] is not None:
-        lines.append(
-            f"KL divergence {number(difference['kl_divergence'])} nats a token; the same likeliest "
-            f"token at {difference['same_top']:.1%} of positions."
+        Raises:
+            GateFailed: it is above a gate.
+        """
+        finish: list[Callable[[dict[str, Any]], None]] = []
+        with ExitStack() as stack:
+
+            @contextmanager
+            def watch(scorer: TextScorer) -> Iterator[OnWindow]:
+                opened = self._tokens if tokens else self._progress
+                watchers = [stack.enter_context(opened(scorer))]
+                if html is not None:
+                    page, end = stack.enter_context(_page(html, scorer))
+                    watchers.append(page)
+                    finish.append(end)
+
+                def tell(window: Window, scores: TokenScores) -> None:
+                    for watcher in watchers:
+                        watcher(window, scores)
+
+                yield tell
+
+            answer = self.scoring.whole(parts, watch)
+            record = answer.to_dict()
+            for end in finish:
+                end(record)
+        self._totals(answer.score, record, alone=not tokens, shown=not tokens)
+
+    def _progress(self, scorer: TextScorer) -> Any:
+        return score_progress(self.console, scorer)
+
+    def _totals(self, score: Score, record: dict[str, Any], *, alone: bool, shown: bool) -> None:
+        """Print the totals, then hold the gates.
+
+        Args:
+            score: The figures.
+            record: The same, ready for JSON.
+            alone: Whether nothing else was printed.
+            shown: Whether a pipe gets the table.
+        """
+        console = self.console
+
+        def show_json() -> None:
+            console.record(record if alone else {"unit": "total", **record})
+
+        def show_table() -> None:
+            if shown:
+                console.render(score_table(record))
+            elif console.stdout_is_terminal:
+                console.line()
+                console.render(score_table(record))
+
+        def show_figure() -> None:
+            console.line(f"{score.perplexity:.6g}")
+
+        console.choose(json=show_json, quiet=show_figure, text=show_table)()
+        self.gates.check(score)
+
+    # -- tokens ----------------------------------------------------------------------------
+
+    @contextmanager
+    def _tokens(self, scorer: TextScorer) -> Iterator[OnWindow]:
+        """Give a callback that shows each window's tokens: JSON, tinted text, or a line each."""
+        console = self.console
+        seen = SeenTokens(scorer)
+
+        def show_json(token: SeenToken) -> None:
+            console.record(token_record(token))
+
+        def show_line(token: SeenToken) -> None:
+            console.write_raw(token_line(token))
+
+        show_token = console.choose(json=show_json, text=show_line)
+        if show_token is show_json or not console.color_stdout:
+
+            def show_one_by_one(window: Window, scores: TokenScores) -> None:
+                for token in seen.of(window, scores):
+                    show_token(token)
+
+            yield show_one_by_one
+            return
+        console.write_raw(legend(color=True) + "\n\n")
+        text = TintedText(console.write_raw, width=console.width)
+        held: list[SeenToken] = []
+
+        def show(window: Window, scores: TokenScores) -> None:
+            held.extend(seen.of(window, scores))
+            *whole, last = stretches(held)
+            for stretch in whole:
+                text.add(stretch)
+            # The last may wait for the rest of its character.
+            held[:] = last.tokens
+
+        yield show
+        for stretch in stretches(held):
+            text.add(stretch)
+        text.finish()
+
+    # -- rows ------------------------------------------------------------------------------
+
+    def rows(
+        self,
+        records: Iterable[Record],
+        *,
+        by: Unit,
+        jsonl: bool,
+        sort: SortKey | None,
+        top: int | None,
+    ) -> None:
+        """A row for each file, line, paragraph or record, then the total and the rows' mean.
+
+        Raises:
+            BatchHadErrors: some of the records are error records.
+            GateFailed: the total is above a gate.
+        """
+        start = time.perf_counter()
+        convention = self.scoring.convention()
+        scorer = self.scoring.scorer(convention)
+        write = self.console.choose(json=self.console.record if jsonl else None, text=None)
+        rows = _Rows(
+            self.console,
+            convention,
+            Batch(write),
+            by="record" if jsonl else by,
+            sort=sort,
+            top=top,
+            prompt=self.scoring.request.prompt,
         )
-    footer = Text("\n".join([*lines, _windows(record)]), style="dim")
-    return Group(table, footer)
+        for record, tally in scorer.run(rows.texts(records)):
+            rows.take(record, tally)
+        rows.finish()
+        if not scorer.total.weight:
+            raise rows.nothing_scored("The input", scorer.total)
+        answer = self.scoring.answer(scorer.total.score(), convention, start)
+        means = {"rows": rows.means.rows, "mean_of_rows": rows.means.record()}
+        self._totals(answer.score, {**answer.to_dict(), **means}, alone=False, shown=True)
+        rows.batch.finish()
+
+    # -- two models ------------------------------------------------------------------------
+
+    def versus(self, other: LanguageModel, parts: Iterable[str]) -> None:
+        """Two models on the same text: both scores, and their difference with its interval.
+
+        Raises:
+            GateFailed: the first is above a gate.
+        """
+        answer = self.scoring.versus(other, parts, self._progress)
+        record = answer.to_dict()
+
+        def show_json() -> None:
+            self.console.record(record)
+
+        def show_table() -> None:
+            self.console.render(versus_table(record))
+
+        def show_figure() -> None:
+            self.console.line(f"{answer.comparison.mean:.6g}")
+
+        self.console.choose(json=show_json, quiet=show_figure, text=show_table)()
+        self.gates.check(answer.first.score)
 
 
-def row_header() -> str:
-    """The line above the rows."""
-    return f"{'perplexity':>12} {'bits/byte':>10} {'tokens':>8}  text\n"
+@contextmanager
+def _page(
+    path: Path, scorer: TextScorer
+) -> Iterator[tuple[OnWindow, Callable[[dict[str, Any]], None]]]:
+    """Give a callback for windows, and one for the totals, which together write the page.
+
+    The page appears under its name only when it is complete.
+    """
+    from llmcli.terminal.page import SurprisalPage
+
+    seen = SeenTokens(scorer)
+    with atomic_write(path) as file:
+        page = SurprisalPage(file.write)
+
+        def watch(window: Window, scores: TokenScores) -> None:
+            for token in seen.of(window, scores):
+                page.add(token)
+
+        yield watch, page.finish
 
 
-def row_line(figures: Mapping[str, Any], label: str, *, width: int | None) -> str:
-    """A row: its figures and what it is, cut to the terminal's width where there is one."""
-    head = (
-        f"{number(figures['perplexity']):>12} {number(figures['bits_per_byte'], 4):>10} "
-        f"{figures['tokens']:>8,}  "
-    )
-    label = one_line(label)
-    room = None if width is None else max(8, width - len(head))
-    if room is not None and len(label) > room:
-        label = label[: room - 1] + "…"
-    return head + label + "\n"
+class _Rows:
+    """Shows rows as they come, or holds the highest of them."""
+
+    def __init__(
+        self,
+        console: Console,
+        convention: Convention,
+        batch: Batch,
+        *,
+        by: Unit | Literal["record"],
+        sort: SortKey | None,
+        top: int | None,
+        prompt: str,
+    ) -> None:
+        self._console = console
+        self._convention = convention
+        self._prompt = prompt
+        self._by = by
+        self._sort = sort
+        self._top = top
+        self._held: list[tuple[float, int, Record, Score]] = []
+        self._shown = 0
+        self._row = console.choose(json=self._json_row, quiet=_no_row, text=self._text_row)
+        self.batch = batch
+        self.means = Means()
+
+    def texts(self, records: Iterable[Record]) -> Iterator[tuple[Record, Iterator[str]]]:
+        """The records that have a text, with it; one that has none is reported."""
+        from llmcli.tokenization.stream import check_surrogates
+
+        for record in self.batch.read(paragraphs(records) if self._by == "paragraph" else records):
+            if self._by == "file":
+                yield record, iter(record.parts)
+                continue
+            try:
+                check_surrogates(record.text)
+            except InvalidText as exc:
+                self.batch.unread()
+                self.batch.refuse(record, placed(record, exc))
+                continue
+            if self._by != "line" or record.text.strip():
+                yield record, iter([record.text])
+            else:
+                self.batch.unread()
+
+    def take(self, record: Record, tally: Tally) -> None:
+        """Take a row that is done."""
+        if not tally.weight:
+            self.batch.fail(record, self.nothing_scored(record.place, tally))
+            return
+        score = tally.score(interval=self._by == "file")
+        self.means.add(score)
+        if self._sort is None and self._top is None:
+            self._row(record, score)
+        else:
+            item = (height(self._sort, score), -self.means.rows, record, score)
+            if self._top is None or len(self._held) < self._top:
+                heapq.heappush(self._held, item)
+            else:
+                heapq.heappushpop(self._held, item)
+        self.batch.done()
+
+    def nothing_scored(self, place: str, tally: Tally) -> InvalidInput:
+        """Why a text has no score."""
+        return nothing_scored(place, tally, self._convention, prompt=self._prompt)
+
+    def finish(self) -> None:
+        """Show the rows that were held, the highest first."""
+        for _, _, record, score in sorted(self._held, key=lambda item: item[:2], reverse=True):
+            self._row(record, score)
+
+    def _json_row(self, record: Record, score: Score) -> None:
+        if self._by == "record":
+            named = record.fields or {"text": record.text}
+        else:
+            named = {"unit": self._by, "place": record.place}
+            if record.name:
+                named["file"] = record.name
+            if self._by != "file":
+                named["text"] = record.text
+        self._console.record({**named, **figures(score)})
+
+    def _text_row(self, record: Record, score: Score) -> None:
+        console = self._console
+        if not self._shown:
+            console.write_raw(row_header())
+        self._shown += 1
+        label = record.name if self._by == "file" else f"{record.place}: {record.text}"
+        width = console.width if console.stdout_is_terminal else None
+        console.write(row_line(figures(score), label, width=width))
 
 
-def _table() -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    return table
-
-
-def _interval(record: Mapping[str, Any]) -> str:
-    bounds = record["perplexity_interval"]
-    if bounds is None:
-        return ""
-    blocks = record["interval"]["block_tokens"]
-    return f"95 % {number(bounds[0])} to {number(bounds[1])} (blocks of {blocks} tokens)"
-
-
-def _bounds(interval: list[float] | None) -> str:
-    return "" if interval is None else f" (95 %: {_signed(interval[0])} to {_signed(interval[1])})"
-
-
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.4g}"
-
-
-def _who(record: Mapping[str, Any]) -> str:
-    return f"{record['model']} ({record['precision']})"
-
-
-def _windows(record: Mapping[str, Any]) -> str:
-    bos = "BOS first" if record["bos"] else "no BOS: the first token is not scored"
-    return (
-        f"convention {record['convention']}, context {record['context']}, "
-        f"stride {record['stride']}, {bos}"
-    )
-
-
-def _provenance(record: Mapping[str, Any]) -> str:
-    revision = f" at {str(record['revision'])[:12]}" if record["revision"] else ""
-    return one_line(
-        f"{_windows(record)}; {record['model']}{revision}, {record['precision']}; "
-        f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
-    )
+def _no_row(record: Record, score: Score) -> None:
+    """``-q`` prints the total alone."""

@@ -8,43 +8,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
+from llmcli.tasks.score import SeenToken
 from llmcli.terminal.escaping import escape_controls
 from llmcli.terminal.tokens import escaped_token
 
 # From this many bits on, this background (256 colours), which black text can be read on.
 LEVELS = ((1.0, 230), (2.0, 229), (4.0, 222), (6.0, 215), (9.0, 209), (13.0, 203))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenToken:
-    """A token of a text and what a model thought of it.
-
-    Attributes:
-        index: Its place in the text, from 0.
-        id: Its id.
-        data: Its bytes.
-        offset: Where in the text's bytes it begins.
-        logprob: Natural log of its probability; None where it was not scored.
-        rank: Its place among all tokens, from 1.
-        entropy: Of the model's distribution, nats.
-        top: The likeliest tokens: id, bytes, logprob.
-    """
-
-    index: int
-    id: int
-    data: bytes
-    offset: int
-    logprob: float | None = None
-    rank: int | None = None
-    entropy: float | None = None
-    top: tuple[tuple[int, bytes, float], ...] = ()
-
-    @property
-    def bits(self) -> float | None:
-        """Surprisal: -log2 of the probability."""
-        return None if self.logprob is None else -self.logprob / math.log(2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +123,3 @@ def token_line(token: SeenToken) -> str:
     bits = "–" if token.bits is None else f"{token.bits:.2f}"
     rank = "–" if token.rank is None else str(token.rank)
     return f"{bits:>7} {rank:>6}  {escaped_token(token.data)}\n"
-
-
-def token_record(token: SeenToken) -> dict[str, Any]:
-    """A token ready for JSON."""
-    return {
-        "index": token.index,
-        "token": token.data.decode("utf-8", "replace"),
-        "bytes": list(token.data),
-        "id": token.id,
-        "offset": token.offset,
-        "logprob": token.logprob,
-        "rank": token.rank,
-        "entropy": token.entropy,
-        "top_logprobs": [
-            {"token": data.decode("utf-8", "replace"), "id": token_id, "logprob": logprob}
-            for token_id, data, logprob in token.top
-        ],
-    }

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from llmcli.tasks.score import SeenToken
 from llmcli.terminal.page import SurprisalPage
-from llmcli.terminal.surprisal import SeenToken
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 DRIVER = shutil.which("chromedriver")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import click
@@ -12,11 +12,10 @@ from llmcli.cli.options import bundle
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.records import RecordKind
-from llmcli.models.options import Precision
+from llmcli.models.options import LoadOptions, Precision
 from llmcli.scoring.windows import ConventionName
-
-Unit = Literal["whole", "file", "line", "paragraph"]
-SortKey = Literal["perplexity", "nll", "bits-per-byte"]
+from llmcli.tasks.score import ScoreRequest, SortKey
+from llmcli.terminal.score import Unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +85,27 @@ class ScoreSettings:
         if self.jsonl:
             return "jsonl"
         return "lines" if self.by in ("line", "paragraph") else "whole"
+
+    def request(self) -> ScoreRequest:
+        """How texts are scored."""
+        return ScoreRequest(
+            convention=self.convention,
+            context=self.context,
+            stride=self.stride,
+            bos=self.bos,
+            prompt=self.prompt,
+            special=self.special,
+            batch_size=self.batch_size,
+            alternatives=self.alternatives,
+        )
+
+    def other(self, options: LoadOptions) -> LoadOptions:
+        """The second model's options, given the first's."""
+        if self.vs is not None:
+            options = options.of(self.vs)
+        return (
+            options if self.vs_precision is None else replace(options, precision=self.vs_precision)
+        )
 
     @property
     def alternatives(self) -> int | None:

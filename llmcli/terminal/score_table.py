@@ -1,0 +1,130 @@
+"""Scores for a person: the table of totals, lines of rows, two models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from llmcli.terminal.escaping import one_line
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_LABEL = 24
+
+
+def number(value: float | None, digits: int = 5) -> str:
+    """A figure with so many significant digits; a dash where there is none."""
+    return "–" if value is None else f"{value:,.{digits}g}"
+
+
+def score_table(record: Mapping[str, Any]) -> RenderableType:
+    """Draw the figures of a record as ``score --json`` prints it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    table = _table()
+    table.add_row("perplexity", number(record["perplexity"]), _interval(record))
+    table.add_row("NLL per token", number(record["nll_per_token"]), "nats")
+    table.add_row("NLL", number(record["nll"], 8), "nats")
+    for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
+        if record[name] is not None:
+            table.add_row(name.replace("_", " "), number(record[name]), "")
+    for name in ("tokens", "words", "bytes"):
+        table.add_row(name, f"{record[name]:,}", "")
+    if "rows" in record:
+        table.add_row("rows", f"{record['rows']:,}", "")
+        for name, value in record["mean_of_rows"].items():
+            table.add_row("  mean " + name.replace("_", " "), number(value), "each row alike")
+    return Group(table, Text(_provenance(record), style="dim"))
+
+
+def versus_table(record: Mapping[str, Any]) -> RenderableType:
+    """Draw two models' figures and their difference."""
+    from rich.console import Group
+    from rich.text import Text
+
+    other, difference = record["vs"], record["difference"]
+    table = _table()
+    table.add_row("", Text(one_line(_who(record))), Text(one_line(_who(other))), "difference")
+    for name in ("perplexity", "nll_per_token", "bits_per_byte", "tokens"):
+        ours, theirs = record[name], other[name]
+        gap = None if ours is None or theirs is None else theirs - ours
+        table.add_row(name.replace("_", " "), number(ours), number(theirs), _signed(gap))
+    per = "token" if "nll_per_token" in difference else "byte"
+    lines = [
+        f"The second model's NLL less the first's: {_signed(difference[f'nll_per_{per}'])} nats a "
+        f"{per}{_bounds(difference[f'nll_per_{per}_interval'])}."
+    ]
+    if difference["kl_divergence"] is not None:
+        lines.append(
+            f"KL divergence {number(difference['kl_divergence'])} nats a token; the same likeliest "
+            f"token at {difference['same_top']:.1%} of positions."
+        )
+    footer = Text("\n".join([*lines, _windows(record)]), style="dim")
+    return Group(table, footer)
+
+
+def row_header() -> str:
+    """The line above the rows."""
+    return f"{'perplexity':>12} {'bits/byte':>10} {'tokens':>8}  text\n"
+
+
+def row_line(figures: Mapping[str, Any], label: str, *, width: int | None) -> str:
+    """A row: its figures and what it is, cut to the terminal's width where there is one."""
+    head = (
+        f"{number(figures['perplexity']):>12} {number(figures['bits_per_byte'], 4):>10} "
+        f"{figures['tokens']:>8,}  "
+    )
+    label = one_line(label)
+    room = None if width is None else max(8, width - len(head))
+    if room is not None and len(label) > room:
+        label = label[: room - 1] + "…"
+    return head + label + "\n"
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    return table
+
+
+def _interval(record: Mapping[str, Any]) -> str:
+    bounds = record["perplexity_interval"]
+    if bounds is None:
+        return ""
+    blocks = record["interval"]["block_tokens"]
+    return f"95 % {number(bounds[0])} to {number(bounds[1])} (blocks of {blocks} tokens)"
+
+
+def _bounds(interval: list[float] | None) -> str:
+    return "" if interval is None else f" (95 %: {_signed(interval[0])} to {_signed(interval[1])})"
+
+
+def _signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.4g}"
+
+
+def _who(record: Mapping[str, Any]) -> str:
+    return f"{record['model']} ({record['precision']})"
+
+
+def _windows(record: Mapping[str, Any]) -> str:
+    bos = "BOS first" if record["bos"] else "no BOS: the first token is not scored"
+    return (
+        f"convention {record['convention']}, context {record['context']}, "
+        f"stride {record['stride']}, {bos}"
+    )
+
+
+def _provenance(record: Mapping[str, Any]) -> str:
+    revision = f" at {str(record['revision'])[:12]}" if record["revision"] else ""
+    return one_line(
+        f"{_windows(record)}; {record['model']}{revision}, {record['precision']}; "
+        f"{record['seconds']:.1f} s, {record['tokens_per_second']:,.0f} tokens/s"
+    )
