@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,13 +143,3 @@ class Blocks:
             block = self.block(number)
             rows += [block[at : at + length + 1] for at in range(0, self.context, length)]
         return np.stack(rows)
-
-
-def save_index(files: dict[str, TokenFile], path: Path) -> None:
-    """Write what the token files hold, for a run that goes on later."""
-    path.write_text(json.dumps({name: asdict(file) for name, file in files.items()}))
-
-
-def load_index(path: Path) -> dict[str, TokenFile]:
-    """Read what :func:`save_index` wrote."""
-    return {name: TokenFile(**entry) for name, entry in json.loads(path.read_text()).items()}
