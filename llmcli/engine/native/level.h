@@ -1,5 +1,5 @@
 /* The kernels, for the level that the file including this has named. */
-#pragma GCC diagnostic ignored "-Wpsabi" /* vectors are passed between inlined functions only */
+
 #include "kernels.h"
 #include "vector.h"
 

@@ -47,7 +47,9 @@ _pointer, _int64, _int32, _float = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 
 
 class Linear(ctypes.Structure):
-    """``struct linear``."""
+    """``struct linear``; ``arrays`` keeps what it points at."""
+
+    arrays: tuple[Any, ...]
 
     _fields_ = (
         ("type", _int32),

@@ -159,7 +159,9 @@ def check(packed: Packed) -> None:
 
 
 def linear(packed: Packed, bias: Array | None = None) -> Linear:
-    """Describe packed weights to the library; the arrays must outlive what is returned.
+    """Describe packed weights to the library.
+
+    A copy of what is returned, as within another structure, does not keep the arrays alive.
 
     Args:
         packed: What :func:`pack` returned, or what a file holds of it.
@@ -172,7 +174,7 @@ def linear(packed: Packed, bias: Array | None = None) -> Linear:
     rows, width = (int(value) for value in packed["size"])
     if bias is not None and (bias.dtype != np.float32 or bias.shape != (rows,)):
         raise ValueError(f"a bias of {bias.dtype} {bias.shape} does not fit {rows} outputs")
-    return Linear(
+    made = Linear(
         type=TYPES[precision_of(packed)],
         n=rows,
         k=width,
@@ -180,6 +182,8 @@ def linear(packed: Packed, bias: Array | None = None) -> Linear:
         scales=address(packed.get("scales")),
         bias=address(bias),
     )
+    made.arrays = packed, bias
+    return made
 
 
 def gated(gate: Array, up: Array) -> Array:

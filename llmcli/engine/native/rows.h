@@ -87,7 +87,8 @@ static void slice_of(const float *logits, int64_t count, float target, int64_t t
     for (int64_t i = whole; i < count; i++)
         most = logits[i] > most ? logits[i] : most;
     *slice = (struct slice){.largest = most, .argmax = -1};
-    vec top = v_set(most), sum = v_zero(), product = v_zero();
+    /* Where all are infinitely low, none weighs anything. */
+    vec top = v_set(most > -INFINITY ? most : 0), sum = v_zero(), product = v_zero();
     for (int64_t i = 0; i < count; i += LANES) {
         vec away, e;
         if (i < whole) {
