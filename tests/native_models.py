@@ -39,7 +39,8 @@ def blueprints(draw: st.DrawFn) -> Blueprint:
     heads = kv_heads * draw(st.sampled_from([1, 1, 2, 3, 26]))
     if heads > 9:
         head_size, kv_heads, heads = 4, 1, 26
-    placement: Placement = draw(st.sampled_from(["before", "after", "both"]))
+    placements: list[Placement] = ["before", "after", "both"]
+    placement = draw(st.sampled_from(placements))
     parallel = placement == "before" and draw(st.booleans())
     rotaries = tuple(
         Rotary(

@@ -210,8 +210,8 @@ def rows_of(packed: Packed, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float
     if precision == "float32":
         return np.ascontiguousarray(values, np.float32)
     if precision == "bfloat16":
-        wide = values.astype(np.uint32) << 16
-        return np.ascontiguousarray(wide.view(np.float32)[:, :width])
+        bits = values.astype(np.uint32) << 16
+        return np.ascontiguousarray(bits.view(np.float32)[:, :width])
     if precision == "int8":
         scaled = values.astype(np.float32) * packed["scales"][rows, None]
         return np.ascontiguousarray(scaled[:, :width], np.float32)

@@ -125,13 +125,13 @@ def test_a_copied_prefix_is_as_good_as_a_read_one(half_cache: bool) -> None:
         model.forward(embedding[TEXT[::-1]], [target], [0] * 150, range(150), [], threads=1)
         target.copy_from(source, length)
         rest = TEXT[length:]
-        both = [
+        first, second = [
             model.forward(
                 embedding[rest], [slot], [0] * len(rest), range(length, 150), [0], threads=1
             )
             for slot in (source, target)
         ]
-        assert np.array_equal(both[0], both[1])
+        assert np.array_equal(first, second)
 
 
 def test_trimming_keeps_what_is_before() -> None:
@@ -140,11 +140,11 @@ def test_trimming_keeps_what_is_before() -> None:
     for slot in (one, other):
         model.forward(embedding[TEXT], [slot], [0] * 150, range(150), [], threads=1)
     one.trim(37)
-    both = [
+    first, second = [
         model.forward(embedding[TEXT[37:90]], [slot], [0] * 53, range(37, 90), [52], threads=1)
         for slot in (one, other)
     ]
-    assert np.array_equal(both[0], both[1])
+    assert np.array_equal(first, second)
 
 
 def test_states_through_the_head_are_the_logits() -> None:
