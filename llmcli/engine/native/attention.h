@@ -34,16 +34,45 @@ static void norm_heads(const struct norm *of, float *x, int64_t from, int64_t to
     }
 }
 
+/* A token's key and value to its slot. */
+static void store(const struct attention *a, int64_t head, int64_t token, const float *key,
+                  const float *value)
+{
+    const struct model *model = a->model;
+    const struct slot *slot = a->tokens->slots + a->tokens->slot[token];
+    int64_t size = model->head_dim, wide = padded(size, LANES), position = a->tokens->position[token];
+    int64_t at = (a->layer_index * model->kv_heads + head) * plane_of(model, slot->room);
+    int64_t key_at = at + position / KEYS * KEYS * size + position % KEYS;
+    int64_t value_at = at + slot->room * size + position * wide;
+    if (model->half_cache) {
+        uint16_t *to = slot->memory;
+        const vec most = v_set(65504.0f), least = v_set(-65504.0f);
+        for (int64_t i = 0; i < size; i += LANES) {
+            uint16_t some[LANES];
+            int64_t count = MIN(LANES, size - i);
+            v_store_half(some, v_min(most, v_max(least, v_load_some(key + i, count))));
+            for (int64_t j = 0; j < count; j++)
+                to[key_at + (i + j) * KEYS] = some[j];
+            v_store_half(to + value_at + i,
+                         v_min(most, v_max(least, v_load_some(value + i, count))));
+        }
+    } else {
+        float *to = slot->memory;
+        for (int64_t i = 0; i < size; i++)
+            to[key_at + i * KEYS] = key[i];
+        for (int64_t i = 0; i < size; i += LANES)
+            v_store(to + value_at + i, v_load_some(value + i, size - i));
+    }
+}
+
 static void append(const struct attention *a, int64_t head, int64_t last_head)
 {
     const struct model *model = a->model;
     const struct layer *layer = a->layer;
-    const struct tokens *tokens = a->tokens;
-    int64_t size = model->head_dim, wide = padded(size, LANES);
-    int64_t group = model->heads / model->kv_heads;
+    int64_t size = model->head_dim, group = model->heads / model->kv_heads;
     for (int64_t token = a->first; token < a->first + a->count; token++) {
         float *queries = a->qkv + token * a->qkv_stride;
-        float *keys = queries + model->heads * size, *values = keys + model->kv_heads * size;
+        float *keys = queries + model->heads * size;
         if (model->whole_norm) {
             if (layer->query_norm.kind)
                 norm(&layer->query_norm, queries, 0, 1, model->heads * size, queries, 0, 0);
@@ -62,34 +91,13 @@ static void append(const struct attention *a, int64_t head, int64_t last_head)
             for (int64_t h = head; h < last_head; h++)
                 turn(keys + h * size, cosines, sines, pairs);
         }
-        const struct slot *slot = tokens->slots + tokens->slot[token];
-        int64_t position = tokens->position[token], plane = plane_of(model, slot->room);
-        int64_t key_at = position / KEYS * KEYS * size + position % KEYS;
-        int64_t value_at = slot->room * size + position * wide;
-        for (int64_t h = head; h < last_head; h++) {
-            int64_t at = (a->layer_index * model->kv_heads + h) * plane;
-            const float *key = keys + h * size, *value = values + h * size;
-            if (model->half_cache) {
-                uint16_t *to = (uint16_t *)slot->memory + at;
-                const vec most = v_set(65504.0f), least = v_set(-65504.0f);
-                for (int64_t i = 0; i < size; i += LANES) {
-                    uint16_t some[LANES];
-                    int64_t count = MIN(LANES, size - i);
-                    v_store_half(some, v_min(most, v_max(least, v_load_some(key + i, count))));
-                    for (int64_t j = 0; j < count; j++)
-                        to[key_at + (i + j) * KEYS] = some[j];
-                    v_store_half(to + value_at + i,
-                                 v_min(most, v_max(least, v_load_some(value + i, count))));
-                }
-            } else {
-                float *to = (float *)slot->memory + at;
-                for (int64_t i = 0; i < size; i++)
-                    to[key_at + i * KEYS] = key[i];
-                for (int64_t i = 0; i < size; i += LANES)
-                    v_store(to + value_at + i, v_load_some(value + i, size - i));
-            }
-        }
     }
+    /* Neighbours write to the same lines of keys, so one head after the other. */
+    for (int64_t h = head; h < last_head; h++)
+        for (int64_t token = a->first; token < a->first + a->count; token++) {
+            const float *key = a->qkv + token * a->qkv_stride + (model->heads + h) * size;
+            store(a, h, token, key, key + model->kv_heads * size);
+        }
 }
 
 /* Scores [from, to) of a row become weights that add up to what is returned; around them, as far

@@ -9,9 +9,10 @@
 
 enum {
     FEW = 4,          /* rows that every thread normalises for itself, rather than wait for it */
-    ROW_BLOCK = 96,   /* rows of a unit of work */
+    ROW_BLOCK = 96,   /* rows of a unit of work: a multiple of what any tile has */
     MOST_PANELS = 16, /* and panels */
     ROWS_A_UNIT = 8,  /* where rows are worked on by themselves */
+    APPENDED = 16,    /* tokens whose keys and values are appended together */
     LINE = 64,
     SLICE = 4096,     /* logits that are summed together */
     SCORE_ROWS = 64,
@@ -255,7 +256,7 @@ static void pass_rows(const struct passing *pass, struct desk *desk, struct team
             ready = 1;
         }
         int64_t block = unit % blocks, from = unit / blocks * some, to = smaller(panels, from + some);
-        int64_t first = rows * block / blocks, last = rows * (block + 1) / blocks;
+        int64_t first = block * ROW_BLOCK, last = smaller(rows, first + ROW_BLOCK);
         use->product(layer, &in, first, last, from, to, desk->sums, stride);
         use->finish(layer, &pass->finishing, desk->sums, stride, first, last, from, to);
     }
@@ -371,10 +372,10 @@ static void attention_stage(const struct step *step, int64_t index, const struct
         .scratch = memory->desk.scores,
     };
     if (step->append_apart) {
-        int64_t units = (step->tokens->count + ROWS_A_UNIT - 1) / ROWS_A_UNIT;
+        int64_t units = (step->tokens->count + APPENDED - 1) / APPENDED;
         while ((unit = claim(team, units)) >= 0) {
-            a.first = unit * ROWS_A_UNIT;
-            a.count = smaller(step->tokens->count - a.first, ROWS_A_UNIT);
+            a.first = unit * APPENDED;
+            a.count = smaller(step->tokens->count - a.first, APPENDED);
             use->append(&a, 0, model->kv_heads);
         }
     }
