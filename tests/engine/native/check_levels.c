@@ -1,5 +1,6 @@
 /* Computes the same with every level that the processor has, and prints a number of the bits for
- * each: the levels agree, here and on other processors, if all numbers are the same. */
+ * each: the levels agree, here and on other processors, if all numbers are the same. No token is
+ * marked canonical, for what is computed of those is a level's own. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,7 +212,6 @@ static uint64_t whole_model(void)
     float *cosines = floats(TOKENS * pairs), *sines = floats(TOKENS * pairs);
     float *logits = memory_for(TOKENS * model.head.n * 4);
     int64_t where[TOKENS], position[TOKENS], outputs[TOKENS];
-    uint8_t canonical[TOKENS];
     uint64_t hash = 14695981039346656037u;
     int64_t next[2] = {0, 0};
     for (int call = 0; call < 4; call++) {
@@ -222,14 +222,13 @@ static uint64_t whole_model(void)
                 where[count] = slot;
                 position[count] = next[slot]++;
                 outputs[count] = count;
-                canonical[count] = position[count] < 64;
             }
         }
         if (count == 0)
             continue;
         memcpy(copy, hidden, (size_t)(count * model.width) * 4);
         struct rotation rotation = {cosines, sines, pairs};
-        struct tokens tokens = {count, where, position, slots, &rotation, count, outputs, canonical};
+        struct tokens tokens = {count, where, position, slots, &rotation, count, outputs, NULL};
         int threads = 1 + (int)(draw() % 3);
         void *memory = memory_for(llmcli_step_bytes(&model, &tokens, threads));
         llmcli_step(&model, &tokens, copy, NULL, logits, memory, threads);

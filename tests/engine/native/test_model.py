@@ -157,6 +157,19 @@ def test_states_through_the_head_are_the_logits() -> None:
     assert np.array_equal(model.logits(states[3:4], threads=1), logits[3:4])
 
 
+def test_whole_blocks_of_a_bfloat16_prompt_are_as_good() -> None:
+    model, embedding = made("bfloat16")
+    for level in LEVELS:
+        with at_level(level):
+            plain, marked = (
+                run(model, embedding, [TEXT], [[(0, 150)]], canonical=canonical)[0]
+                for canonical in (False, True)
+            )
+        np.testing.assert_allclose(plain, marked, atol=0.02 * np.abs(plain).max(), rtol=0)
+        # Matrix units round activations, and so compute something else; nothing else may.
+        assert np.array_equal(plain, marked) == (level != "amx")
+
+
 def test_what_does_not_fit_is_refused() -> None:
     model, embedding = made("float32")
     slot = SlotMemory(model, 20)
