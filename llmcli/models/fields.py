@@ -197,7 +197,8 @@ def check_counts(path: Path, place: str, config: Mapping[str, Any]) -> None:
         counted = _COUNT_NAME.search(key) is not None
         most = _MOST_COUNTED if counted else _LARGEST_SIZE
         named = counted or _SIZE_NAME.search(key) is not None
-        if named and key not in CONFIG_FIELDS and _is_number(value) and value > most:
+        number = type(value) in (int, float)
+        if named and key not in CONFIG_FIELDS and number and value > most:
             _refuse(path, place + key, value, f"a number up to {most:,}")
 
 

@@ -88,6 +88,8 @@ def test_whole_models_pass(fixture: str, request: pytest.FixtureRequest) -> None
         ("vocab_size", -1),
         ("vocab_size", 7),
         ("num_labels", 2**31),
+        ("num_labels", 10**30),
+        ("num_labels", float("inf")),
         ("num_experts", 10**9),
         ("num_experts", 8),
         ("conv_dim", 10**9),

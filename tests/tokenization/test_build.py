@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 from conftest import RunLlmcli
 
 from llmcli.cli.main import cli
-from llmcli.errors import CorruptModel
+from llmcli.errors import CorruptModel, LlmcliError
 from llmcli.tokenization.build import tokenizer_cache
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -298,6 +299,19 @@ def test_a_tokenizer_that_swells_every_text_is_refused(
     (tmp_path / "tokenizer.json").write_text(json.dumps({**state, **change}), "utf-8")
     with pytest.raises(CorruptModel, match="characters into every text"):
         Tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("value", [5, True, "x", None, {"a": 5}, [5, None], [[]]])
+@pytest.mark.parametrize(
+    "key", ["extra_special_tokens", "added_tokens_decoder", "pad_token", "tokenizer_class"]
+)
+def test_settings_of_odd_types_are_read_or_refused(
+    small_folder: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    shutil.copy(small_folder / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({key: value}))
+    with contextlib.suppress(LlmcliError):
+        Tokenizer.from_folder(tmp_path).ids("the fox")
 
 
 def test_padding_and_cutting_of_any_size_are_off(small_folder: Path, tmp_path: Path) -> None:
