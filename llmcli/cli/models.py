@@ -98,11 +98,11 @@ def pull(model: str, console: Console, **options: Any) -> None:
                 "name": found.name,
                 "origin": found.origin,
                 "revision": found.commit,
-                "folder": str(found.folder),
+                "folder": str(found.adapter or found.folder),
             }
         )
     else:
-        _write_path(console, found.folder)
+        _write_path(console, found.adapter or found.folder)
 
 
 @models.command()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmcli.errors import CorruptModel
+from llmcli.hub.adapters import ADAPTER_WEIGHTS, is_adapter
 from llmcli.hub.reference import is_commit, names_of
 from llmcli.io.model_files import has_tokenizer, read_regular, regular_files
 
@@ -135,6 +136,8 @@ def read_reference(repository: Path, revision: str) -> str | None:
 
 def missing_files(folder: Path, *, need: Need, allow_pickle: bool = False) -> list[str]:
     """What a folder lacks, by file name; an empty list where it is complete."""
+    if is_adapter(folder):  # the rest is its base model's
+        return [] if (folder / ADAPTER_WEIGHTS).is_file() else [ADAPTER_WEIGHTS]
     missing = []
     if not (folder / "config.json").is_file() and need == "model":
         missing.append("config.json")

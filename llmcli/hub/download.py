@@ -20,6 +20,7 @@ from llmcli.errors import (
     UnsupportedModel,
 )
 from llmcli.hub import cache
+from llmcli.hub.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from llmcli.hub.blobs import PartialFile, Store, blob_is_intact, storage_errors
 from llmcli.hub.cache import CachedModel, Need
 from llmcli.hub.client import TRY_LATER, HubClient, Interrupted
@@ -246,6 +247,9 @@ def plan(
     files = repository.files
     if "config.json" in files:
         yield "config.json"  # it tells a tokenizer's class, too, where nothing else does
+    elif ADAPTER_CONFIG in files:
+        yield from _plan_adapter(repository)
+        return
     elif need == "model":
         raise UnsupportedModel(
             f"{quoted(repository.name)} has no config.json: it is no transformers model.",
@@ -257,6 +261,16 @@ def plan(
         if trust_remote_code:
             yield from sorted(name for name in files if name.endswith(".py"))
         yield _plan_weights(repository.name, files, allow_pickle=allow_pickle)
+
+
+def _plan_adapter(repository: Repository) -> Iterator[str]:
+    """An adapter's own files; those of its base model are another download."""
+    if ADAPTER_WEIGHTS not in repository.files:
+        raise UnsupportedModel(
+            f"{quoted(repository.name)} holds an adapter without {ADAPTER_WEIGHTS}.",
+            "Choose one that was saved with safetensors.",
+        )
+    yield from (ADAPTER_CONFIG, ADAPTER_WEIGHTS, *tokenizer_files(frozenset(repository.files)))
 
 
 def _plan_tokenizer(repository: Repository) -> Iterator[str]:

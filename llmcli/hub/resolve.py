@@ -132,7 +132,7 @@ def resolve(
     if local is not None:
         return _with_base(local, wishes)
     reference.require_hub_id()
-    return _resolve_hub(reference, wishes)
+    return _with_base(_resolve_hub(reference, wishes), wishes)
 
 
 def _with_base(found: ResolvedModel, wishes: _Wishes) -> ResolvedModel:
@@ -143,7 +143,8 @@ def _with_base(found: ResolvedModel, wishes: _Wishes) -> ResolvedModel:
         return found
     name = base_of(found.folder)
     reference = parse_reference(name)
-    base = _resolve_local(reference, wishes.notify)
+    # What comes from the Hub does not choose among this machine's folders.
+    base = None if found.origin == "hub" else _resolve_local(reference, wishes.notify)
     if base is None:
         reference.require_hub_id()
         base = _resolve_hub(reference, wishes)

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmcli.errors import UnsupportedModel
+from llmcli.hub.adapters import base_of, is_adapter
 from llmcli.hub.inventory import model_files
+from llmcli.hub.reference import quoted
 from llmcli.hub.resolve import ResolvedModel
 from llmcli.models.check import TABLES, Inspection, check_model_folder
 from llmcli.models.config import (
@@ -30,6 +33,12 @@ def describe_folder(model: ResolvedModel) -> dict[str, Any]:
     Raises:
         CorruptModel, UnsupportedModel, UnsafeModel: As `check_model_folder`.
     """
+    if is_adapter(model.folder):
+        base = base_of(model.folder)
+        raise UnsupportedModel(
+            f"{quoted(model.name)} holds an adapter for {quoted(base)}, not a whole model.",
+            f"llmcli models show {base} describes what it adapts.",
+        )
     found = check_model_folder(model.folder, allow_pickle=True, trust_remote_code=True)
     config, part = found.config, text_part(found.config)
     architectures = config.get("architectures")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from fakehub import FakeHub
 
 from llmcli.api import load
 from llmcli.cli.main import cli
-from llmcli.errors import CorruptModel, LlmcliError, UnsupportedModel
+from llmcli.errors import CorruptModel, LlmcliError, ModelNotFound, UnsupportedModel
 from llmcli.hub.resolve import resolve
 from llmcli.models.adapter import merged_folder
 from llmcli.models.language_model import LanguageModel
@@ -103,6 +104,35 @@ def test_an_adapter_of_another_model(adapter: Path, tiny_llama: Path) -> None:
     with pytest.raises(CorruptModel, match="does not fit"):
         load(str(adapter), device="cpu")
     assert not list(merged_folder().iterdir())
+
+
+def test_an_adapter_on_the_hub_brings_its_base(
+    hub: FakeHub, adapter: Path, tiny_gpt2: Path
+) -> None:
+    path = adapter / "adapter_config.json"
+    content = {**json.loads(path.read_bytes()), "base_model_name_or_path": "org/base"}
+    path.write_text(json.dumps(content))
+    hub.add("org/base", tiny_gpt2)
+    hub.add("org/adapter", adapter)
+    found = resolve("org/adapter")
+    assert found.adapter is not None
+    assert found.adapter.name != found.folder.name
+    assert resolve("org/adapter", offline=True) == found
+    ids = load(str(tiny_gpt2), device="cpu").tokenizer.ids("the old fox")
+    local = logits(load(str(adapter), device="cpu", offline=True), ids)
+    remote = logits(load("org/adapter", device="cpu", offline=True), ids)
+    torch.testing.assert_close(local, remote)
+    shown = CliRunner().invoke(cli, ["models", "show", "org/adapter"])
+    assert shown.exit_code == 1
+    assert '"org/base"' in shown.stderr
+
+
+def test_an_adapter_on_the_hub_chooses_no_folder_here(
+    hub: FakeHub, adapter: Path, tiny_gpt2: Path
+) -> None:
+    hub.add("org/adapter", adapter)  # its base is a folder of this machine
+    with pytest.raises(ModelNotFound):
+        resolve("org/adapter")
 
 
 def test_pickled_adapters_are_refused(adapter: Path) -> None:
