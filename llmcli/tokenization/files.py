@@ -22,6 +22,7 @@ from llmcli.tokenization.panics import quiet_panics
 __all__ = ["named_token", "read_backend", "read_json", "ready"]
 
 _REFETCH = "Fetch the file again (--refresh), or copy it from the model's source."
+_LARGEST_BESIDE = 16 << 20  # bytes of the files beside tokenizer.json; real ones have below 4 MB
 # What a step of a tokenizer may write into a text, and how much several may multiply it.
 _INSERTS = ("content", "prepend", "replacement", "prefix", "suffix", "pad_token")
 _LONGEST_INSERT = 1000
@@ -36,7 +37,7 @@ def read_backend(folder: Path) -> Backend:
         StorageError: it cannot be read.
     """
     path = folder / "tokenizer.json"
-    data = _read(path)
+    data = _read(path, LARGEST_TOKENIZER)
     with _reading(path):
         return ready(Backend.from_buffer(data), path)
 
@@ -109,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         return {}
-    data = _read(path)
+    data = _read(path, _LARGEST_BESIDE)
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as exc:
@@ -119,9 +120,9 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, most: int) -> bytes:
     try:
-        data = read_regular(path, LARGEST_TOKENIZER, cure=_REFETCH)
+        data = read_regular(path, most, cure=_REFETCH)
     except OSError as exc:
         raise StorageError(
             f"{path} cannot be read: {exc.strerror}.", "Check the file's permissions."

@@ -28,6 +28,7 @@ from llmcli.models.config import (
     read_generation_config,
 )
 from llmcli.models.headers import read_header
+from llmcli.tokenization.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -171,6 +172,46 @@ def test_fault_32_generation_config_is_checked_too(folder: Path, field: str, val
     path.write_text(json.dumps({field: value}))
     with pytest.raises(CorruptModel, match=rf"generation_config\.json.*{field} is "):
         read_generation_config(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "added_tokens.json"),
+    ],
+)
+def test_files_of_absurd_size_are_not_read(folder: Path, name: str) -> None:
+    with open(folder / name, "wb") as file:
+        file.truncate(300 * 2**20)
+
+    def read_all() -> None:
+        check_model_folder(folder)
+        read_generation_config(folder / "generation_config.json")
+        Tokenizer.from_folder(folder)
+
+    begin = time.process_time()
+    with pytest.raises(CorruptModel, match=rf"{name}.* bytes long"):
+        read_all()
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("kind", ["doge", "hrm_text", "moshi"])
+def test_kinds_whose_sizes_say_something_else_pass(
+    tiny_gpt2: Path, tmp_path: Path, kind: str
+) -> None:
+    """Experts, layers and widths that their tensors do not show are no contradiction."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    experts = {"num_experts": 8} if kind == "doge" else {}
+    config: Any = AutoConfig.for_model(
+        kind, vocab_size=400, intermediate_size=64, **sizes, **experts
+    )
+    of: Any = AutoModelForCausalLM.from_config
+    of(config).save_pretrained(tmp_path)
+    shutil.copy(tiny_gpt2 / "tokenizer.json", tmp_path)
+    check_model_folder(tmp_path)
 
 
 def test_infinity_and_nan_are_read_as_python_reads_them(folder: Path) -> None:
@@ -466,8 +507,6 @@ def test_no_weights_and_other_weights(folder: Path) -> None:
 
 
 def test_fault_33_tokenizers(folder: Path) -> None:
-    from llmcli.tokenization.tokenizer import Tokenizer
-
     tokenizer = Tokenizer.from_folder(folder)
     check_tokenizer(tokenizer, vocab_size=tokenizer.vocab_size, folder=folder)
     with pytest.raises(CorruptModel, match="do not belong together"):
