@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,20 @@ def _refuse_swelling(backend: Backend, path: Path) -> None:
                     f"{path} puts {longest:,} characters into every text ({step.get('type')}).",
                     _REFETCH,
                 )
+
+
+def repeats_groups(part: Any) -> bool:
+    """Whether a component searches for an expression such as ``(a+)+``.
+
+    What real tokenizers search for does not; that such a search can take for ever, and ends in a
+    panic, is what makes the difference.
+    """
+    for step in steps_of(json.loads(part.__getstate__())):
+        pattern = step.get("pattern")
+        expression = pattern.get("Regex") if isinstance(pattern, dict) else None
+        if isinstance(expression, str) and re.search(r"\)[+*{]", expression):
+            return True
+    return False
 
 
 def steps_of(state: Any) -> Iterator[dict[str, Any]]:

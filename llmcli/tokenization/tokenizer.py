@@ -17,7 +17,13 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CorruptModel, InvalidInput
 from llmcli.tokenization.build import build
 from llmcli.tokenization.control import control_pieces, without_control_pieces
-from llmcli.tokenization.files import is_native_failure, named_token, one_line, read_json
+from llmcli.tokenization.files import (
+    is_native_failure,
+    named_token,
+    one_line,
+    read_json,
+    repeats_groups,
+)
 from llmcli.tokenization.panics import quiet_panics
 from llmcli.tokenization.spelling import Spelling, piece_bytes, spelling_of
 from llmcli.tokenization.stream import check_surrogates
@@ -307,9 +313,9 @@ class Tokenizer:
 
     @cached_property
     def _has_expressions(self) -> bool:
-        """Whether regular expressions from its file are at work: they can fail on some texts."""
+        """Whether expressions of its file repeat groups: only those run into the engine's limit."""
         parts = (self.backend.normalizer, self.backend.pre_tokenizer)
-        return any(part is not None and b'"Regex"' in part.__getstate__() for part in parts)
+        return any(repeats_groups(part) for part in parts if part is not None)
 
     @contextmanager
     def _native(self) -> Iterator[None]:

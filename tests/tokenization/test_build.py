@@ -342,6 +342,14 @@ def test_a_panic_on_a_text_prints_nothing_of_its_own(
     assert done.stderr.count(b"\n") == 1
 
 
+@pytest.mark.parametrize("style", ["gpt2", "llama3", "qwen2", "gpt4o", "llama2"])
+def test_real_tokenizers_write_to_stderr_as_ever(
+    tokenizer_folders: Callable[[str], Path], style: str
+) -> None:
+    """stderr is held back around searches that can panic, and a bar must not wait for them."""
+    assert not Tokenizer.from_folder(tokenizer_folders(style))._has_expressions
+
+
 def test_remarks_of_the_library_do_not_reach_stdout(
     make: Callable[[str], Path], run_llmcli: RunLlmcli
 ) -> None:
