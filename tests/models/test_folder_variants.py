@@ -88,7 +88,7 @@ VARIANTS: dict[str, Variant] = {
             lambda found: {**found, "lm_head.weight": torch.ones_like(found[embedding(found)])}
         ),
     ),
-    "a tied head stored alone": Variant(tensors(head_alone), families=("qwen2",)),
+    "a tied head stored alone": Variant(tensors(head_alone), families=("gpt2", "qwen2")),
     "boolean masks": Variant(with_tensor(f"{GPT2_BLOCK}.bias", MASK)),
     "byte masks": Variant(with_tensor(f"{GPT2_BLOCK}.bias", MASK.to(torch.uint8))),
     "masked_bias": Variant(with_tensor(f"{GPT2_BLOCK}.masked_bias", torch.tensor(-1e4))),
