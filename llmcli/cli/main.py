@@ -7,6 +7,7 @@ import click
 from llmcli._version import __version__
 from llmcli.cli.bench import bench
 from llmcli.cli.boundary import ARGUMENTS, Group
+from llmcli.cli.calibrate import calibrate
 from llmcli.cli.chat import chat
 from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
@@ -60,6 +61,7 @@ for _command in (
     decode,
     score,
     rank,
+    calibrate,
     inspect,
     train,
     bench,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
+import numpy.typing as npt
 
 from llmcli.engine.decoder import Floats
 
@@ -22,6 +23,7 @@ class TokenScores:
         other: What a second model gives each token; empty without one.
         divergences: KL divergence of the second model's distribution from the first's, nats.
         agreements: Whether both hold the same token most likely.
+        numbers: What calibration needs, see `llmcli.scoring.temperature.token_numbers`.
     """
 
     logprobs: list[float]
@@ -31,6 +33,7 @@ class TokenScores:
     other: Sequence[float] = ()
     divergences: Sequence[float] = ()
     agreements: Sequence[bool] = ()
+    numbers: Sequence[npt.NDArray[np.float64]] = ()
 
     def stretch(self, begin: int, end: int) -> TokenScores:
         """The scores of the tokens from ``begin`` to ``end``."""
