@@ -95,3 +95,25 @@ def test_encoding_needs_no_torch(tiny_gpt2: Path) -> None:
     names = imported("encode", "-m", str(tiny_gpt2), "Once upon a time")
     assert "tokenizers" in names
     assert not names & {"torch", "transformers", "huggingface_hub"}
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "-n", "3", "--seed", "1", "Once upon a time"],
+        ["generate", "-n", "3", "--draft", "ngram", "--greedy", "Once upon a time"],
+        ["next", "Once upon a time"],
+        ["score", "Once upon a time"],
+        ["rank", "--prompt", "Once", " upon", " a time"],
+    ],
+    ids=" ".join,
+)
+def test_a_prepared_model_needs_no_torch(args: list[str], tiny_gpt2: Path) -> None:
+    from llmcli.engine.native.library import library
+
+    if library() is None:
+        pytest.skip("the library was not built")
+    command, *rest = args
+    call = [command, "-m", str(tiny_gpt2), "--precision", "int8", *rest]
+    assert {"torch", "transformers"} <= imported(*call)  # the first time, to prepare it
+    assert not imported(*call) & {"torch", "transformers", "safetensors", "huggingface_hub"}
