@@ -16,7 +16,6 @@ import numpy as np
 from llmcli.engine.decoder import Floats
 from llmcli.engine.history import History
 from llmcli.engine.params import SamplingParams, TopToken
-from llmcli.engine.transcript import Chosen, Transcript
 from llmcli.errors import InvalidInput, NumericalError
 
 # Up to this many logits are sorted whole.
@@ -422,53 +421,3 @@ def derive_seed(seed: int, record: int) -> int:
     if not record:
         return seed
     return _philox(seed, 1, 0, 0, record) >> 1
-
-
-# -- choosing a token -----------------------------------------------------------------------
-
-
-def choose(logits: Floats, transcript: Transcript, number: Callable[[int], float]) -> Chosen:
-    """Pick the next token from raw logits [vocab].
-
-    Args:
-        logits: The model's own.
-        transcript: The text so far and its settings.
-        number: The random number in [0, 1) for the token at a position of the continuation.
-
-    Raises:
-        NumericalError: the logits are NaN or infinite.
-        InvalidInput: the settings forbid every token.
-    """
-    params = transcript.params
-    check_logits(logits, len(transcript.context))
-    shaped = shape_logits(logits, transcript)
-    if params.greedy:
-        token = most_likely(shaped)
-    else:
-        token = draw(shaped, number(transcript.history.generated_count))
-    if params.logprobs is None:
-        return Chosen(token=token)
-    return Chosen(
-        token=token,
-        logprob=float(logits[token]) - log_sum_exp(logits),
-        # Greedy decoding draws from a distribution with one token in it.
-        sampled_logprob=0.0 if params.greedy else float(shaped[token]) - log_sum_exp(shaped),
-        top=top_tokens(logits, params.logprobs),
-    )
-
-
-def shape_logits(logits: Floats, transcript: Transcript) -> Floats:
-    """Return the logits [vocab] that are drawn from; greedy leaves the filters out.
-
-    Raises:
-        InvalidInput: the settings forbid every token.
-    """
-    prompt, params = transcript.prompt, transcript.params
-    shaped = penalize(logits, params, transcript.history, eos_ids=transcript.eos_ids)
-    if prompt.healing_ids and not transcript.history.generated_count:
-        allowed = np.full_like(shaped, -np.inf)
-        beginning = np.array(prompt.healing_ids)
-        allowed[beginning] = shaped[beginning]
-        shaped = allowed
-    check_shaped(shaped)
-    return shaped if params.greedy else filter_logits(shaped, params)

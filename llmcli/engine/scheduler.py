@@ -13,11 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
+from llmcli.engine.choosing import choose_all
 from llmcli.engine.decoder import Decoder, Floats
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
-from llmcli.engine.sampling import choose, uniform
+from llmcli.engine.sampling import uniform
 from llmcli.engine.speculative import Draft, Speculation
-from llmcli.engine.transcript import Prompt, Transcript
+from llmcli.engine.transcript import Chosen, Prompt, Transcript
 from llmcli.errors import InvalidInput, NumericalError
 
 SequenceError = InvalidInput | NumericalError
@@ -143,12 +144,7 @@ class Scheduler:
         self._admit()
         self._read_a_piece()
         self._advance()
-        for running in list(self._running):
-            if running.logits is not None:
-                logits, running.logits = running.logits, None
-                self._choose(running, logits)
-                told.append(running.handle)
-        return told
+        return told + self._choose()
 
     def close(self) -> None:
         """Give all slots back; what is under way is dropped."""
@@ -281,15 +277,25 @@ class Scheduler:
                 running.logits = logits
                 running.read.tokens.append(running.transcript.context[-1])
 
-    def _choose(self, running: _Running, logits: Floats) -> None:
+    def _choose(self) -> list[Handle]:
+        """Choose a token where there are logits; returns the sequences that got one."""
+        ready = [(each, each.logits) for each in self._running if each.logits is not None]
+        chosen = choose_all(
+            [(logits, running.transcript, running.uniform) for running, logits in ready],
+            threads=self._decoder.threads,
+        )
+        for (running, _), choice in zip(ready, chosen, strict=True):
+            running.logits = None
+            self._take(running, choice)
+        return [running.handle for running, _ in ready]
+
+    def _take(self, running: _Running, choice: Chosen | SequenceError) -> None:
         handle = running.handle
-        try:
-            chosen = choose(logits, running.transcript, running.uniform)
-        except (InvalidInput, NumericalError) as exc:
-            handle.error = exc
+        if not isinstance(choice, Chosen):
+            handle.error = choice
             self._finish(running)
             return
-        handle.events.append(running.transcript.take(chosen))
+        handle.events.append(running.transcript.take(choice))
         if running.transcript.finish_reason is not None:
             self._finish(running)
         elif len(running.transcript.context) > self._decoder.n_positions:

@@ -1,7 +1,7 @@
 """Speculative decoding that changes no token: a draft proposes, the model reads it all at once.
 
 Every token is chosen as without a draft, from the model's own logits and with the same random
-number (see :func:`llmcli.engine.sampling.choose`); a proposal only lets logits be there before
+number (see :func:`llmcli.engine.choosing.choose`); a proposal only lets logits be there before
 they are asked for. So the text for a seed is the same with and without a draft, greedy or
 sampled (on decoders that are not ours up to the last bits in which reading several tokens at
 once differs from reading one).

@@ -75,7 +75,21 @@ struct kernels {
     /* One slice of a row of logits: see rows.h. */
     void (*slice)(const float *logits, int64_t count, float target, int64_t target_at,
                   struct slice *slice);
+    /* For drawing a token: see sample.h. */
+    float (*weigh)(const float *logits, int64_t count, float temperature, float *weights,
+                   double *sums, float *largest);
+    double (*weigh_from)(const float *weights, int64_t count, float lowest, double *sums);
+    void (*weigh_from_each)(const float *weights, int64_t count, const float *lowest,
+                            double *totals);
+    int64_t (*find_between)(const float *weights, int64_t count, float from, float to,
+                            int32_t *found);
 };
+
+/* Those of the level in use. */
+const struct kernels *current_kernels(void);
+
+/* Weights that are summed together. */
+enum { WEIGHED_BLOCK = 256 };
 
 /* A part of a row of logits. */
 struct slice {

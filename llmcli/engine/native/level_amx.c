@@ -189,5 +189,9 @@ const struct kernels kernels_amx = {
     .attend = attend,
     .cap = cap,
     .slice = slice_of,
+    .weigh = weigh,
+    .weigh_from = weigh_from,
+    .weigh_from_each = weigh_from_each,
+    .find_between = find_between,
 };
 #endif

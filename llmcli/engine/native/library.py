@@ -155,6 +155,20 @@ ROW_STATS = np.dtype(
     ]
 )
 
+# ``struct sampled``.
+SAMPLED = np.dtype(
+    [
+        ("logits", np.int64),
+        ("top_p", np.float64),
+        ("number", np.float64),
+        ("top_k", np.int64),
+        ("temperature", np.float32),
+        ("min_p", np.float32),
+        ("token", np.int64),
+        ("logprob", np.float64),
+    ]
+)
+
 
 def _path() -> Path | None:
     folder = Path(__file__).parent
@@ -196,6 +210,8 @@ def _declare(loaded: ctypes.CDLL) -> None:
             [linear, _float, _pointer, _int64, _pointer, stats, _pointer, integer],
         ),
         "row_stats": (None, [_pointer, _int64, _int64, _pointer, stats, integer]),
+        "sample_bytes": (_int64, [_int64, integer]),
+        "sample": (None, [_pointer, _int64, _int64, _pointer, integer]),
         "slot_bytes": (_int64, [model, _int64]),
         "slot_new": (_pointer, [_int64]),
         "slot_free": (None, [_pointer, _int64]),

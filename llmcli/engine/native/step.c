@@ -110,6 +110,11 @@ EXPORT int llmcli_use_level(const char *name)
     return found != NULL;
 }
 
+const struct kernels *current_kernels(void)
+{
+    return use;
+}
+
 EXPORT const char *llmcli_level(void)
 {
     return use->name;

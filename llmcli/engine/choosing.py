@@ -1,0 +1,140 @@
+"""The next token of a sequence, or of many at once: penalties, filters and the draw together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from llmcli.engine.decoder import Floats
+from llmcli.engine.native.draws import Drawn, Row, draw_rows
+from llmcli.engine.params import SamplingParams
+from llmcli.engine.sampling import (
+    check_logits,
+    check_shaped,
+    draw,
+    filter_logits,
+    filter_steps,
+    log_sum_exp,
+    most_likely,
+    penalize,
+    top_tokens,
+)
+from llmcli.engine.transcript import Chosen, Transcript
+from llmcli.errors import InvalidInput, NumericalError
+
+# What the library does; with others a row is left to numpy.
+NATIVE_FILTERS = {"temperature", "top_k", "top_p", "min_p"}
+
+
+def choose(logits: Floats, transcript: Transcript, number: Callable[[int], float]) -> Chosen:
+    """Pick the next token from raw logits [vocab].
+
+    Args:
+        logits: The model's own.
+        transcript: The text so far and its settings.
+        number: The random number in [0, 1) for the token at a position of the continuation.
+
+    Raises:
+        NumericalError: the logits are NaN or infinite.
+        InvalidInput: the settings forbid every token.
+    """
+    params = transcript.params
+    check_logits(logits, len(transcript.context))
+    shaped = shape_logits(logits, transcript)
+    if params.greedy:
+        token = most_likely(shaped)
+    else:
+        token = draw(shaped, number(transcript.history.generated_count))
+    if params.logprobs is None:
+        return Chosen(token=token)
+    return Chosen(
+        token=token,
+        logprob=float(logits[token]) - log_sum_exp(logits),
+        # Greedy decoding draws from a distribution with one token in it.
+        sampled_logprob=0.0 if params.greedy else float(shaped[token]) - log_sum_exp(shaped),
+        top=top_tokens(logits, params.logprobs),
+    )
+
+
+def choose_all(
+    rows: Sequence[tuple[Floats, Transcript, Callable[[int], float]]], *, threads: int = 1
+) -> list[Chosen | InvalidInput | NumericalError]:
+    """Pick the next token of each of many sequences, or say why it cannot be.
+
+    As :func:`choose` does, which is the reference; what the library can draw is drawn together.
+
+    Args:
+        rows: As its arguments.
+        threads: How many of the processor's to take.
+    """
+    chosen: list[Chosen | InvalidInput | NumericalError | None] = [None] * len(rows)
+    together: dict[int, Row] = {}
+    for place, (logits, transcript, number) in enumerate(rows):
+        params = transcript.params
+        filters = {name for name, _, _ in filter_steps(params)}
+        if not params.greedy and filters <= NATIVE_FILTERS and len(logits) == len(rows[0][0]):
+            together[place] = Row(
+                logits=_penalized(logits, transcript),
+                number=number(transcript.history.generated_count),
+                temperature=params.temperature,
+                top_k=params.top_k,
+                top_p=params.top_p,
+                min_p=params.min_p,
+            )
+    drawn = (draw_rows(list(together.values()), threads=threads) if together else None) or []
+    for place, result in zip(together, drawn, strict=False):
+        logits, transcript, _ = rows[place]
+        # What is no number is left to choose(), which says what is wrong.
+        if result is not None and math.isfinite(logits.max()):
+            chosen[place] = _told(logits, transcript.params, result)
+    return [
+        _chosen_alone(*row) if result is None else result
+        for row, result in zip(rows, chosen, strict=True)
+    ]
+
+
+def _chosen_alone(
+    logits: Floats, transcript: Transcript, number: Callable[[int], float]
+) -> Chosen | InvalidInput | NumericalError:
+    try:
+        return choose(logits, transcript, number)
+    except (InvalidInput, NumericalError) as exc:
+        return exc
+
+
+def _told(logits: Floats, params: SamplingParams, drawn: Drawn) -> Chosen:
+    """A drawn token, with what was asked about it."""
+    if params.logprobs is None:
+        return Chosen(token=drawn.token)
+    return Chosen(
+        token=drawn.token,
+        logprob=float(logits[drawn.token]) - log_sum_exp(logits),
+        sampled_logprob=drawn.logprob,
+        top=top_tokens(logits, params.logprobs),
+    )
+
+
+def shape_logits(logits: Floats, transcript: Transcript) -> Floats:
+    """Return the logits [vocab] that are drawn from; greedy leaves the filters out.
+
+    Raises:
+        InvalidInput: the settings forbid every token.
+    """
+    shaped = _penalized(logits, transcript)
+    check_shaped(shaped)
+    params = transcript.params
+    return shaped if params.greedy else filter_logits(shaped, params)
+
+
+def _penalized(logits: Floats, transcript: Transcript) -> Floats:
+    """Logits [vocab] with penalties, and with nothing else where a beginning must be kept."""
+    prompt, params = transcript.prompt, transcript.params
+    shaped = penalize(logits, params, transcript.history, eos_ids=transcript.eos_ids)
+    if prompt.healing_ids and not transcript.history.generated_count:
+        allowed = np.full_like(shaped, -np.inf)
+        beginning = np.array(prompt.healing_ids)
+        allowed[beginning] = shaped[beginning]
+        shaped = allowed
+    return shaped
