@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmcli.cli.boundary import INTERRUPTED
-from llmcli.cli.generate_run import GenerateOptions, PromptRun
+from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -15,9 +16,10 @@ from llmcli.cli.options import (
     model_options,
     output_options,
     refuse_idle,
+    unescaped,
 )
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.formats import FORMATS
@@ -28,8 +30,58 @@ from llmcli.tasks.prompts import check_combination, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.engine.speculative import Draft
-    from llmcli.models.language_model import LanguageModel
+    from llmcli.io.formats import FormatName
+    from llmcli.io.journal import Mode
+    from llmcli.terminal.generate import GenerateView
+    from llmcli.tokenization.tokenizer import SpecialTokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """What generate alone takes."""
+
+    stop: tuple[str, ...]
+    keep_stop: bool
+    ignore_eos: bool
+    num_return_sequences: int | None
+    num_beams: int | None
+    length_penalty: float | None
+    early_stopping: str | None
+    seed: int | None
+    logprobs: int | None
+    heal: bool
+    bos: bool
+    special: SpecialTokens
+    echo: bool | None
+    null: bool
+    stats: bool
+    keep_newline: bool
+    output: str | None
+    draft: str | None
+    jsonl: bool
+    field: str
+    batch_size: int | None
+    input_format: FormatName | None
+    resume: bool
+    overwrite: bool
+    retry_errors: bool
+    context: int | None
+
+    def given(self) -> dict[str, Any]:
+        """Return what was set, by SamplingParams' names."""
+        names = ("num_return_sequences", "num_beams", "length_penalty", "seed", "logprobs")
+        said = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if self.early_stopping is not None:
+            words = {"true": True, "false": False}
+            said["early_stopping"] = words.get(self.early_stopping, self.early_stopping)
+        if self.draft is not None:
+            said.setdefault("num_beams", 1)
+        return {
+            **said,
+            "stop": tuple(unescaped(each) for each in self.stop),
+            "keep_stop": self.keep_stop,
+            "ignore_eos": self.ignore_eos,
+        }
 
 
 @click.command()
@@ -160,7 +212,7 @@ def generate(
     if options.output is not None:
         existing_parent(options.output, inputs=inputs.files)
     run = _run_batch if options.jsonl else _run_prompt
-    if run(prompt, given, sampling, inputs, model, console, options):
+    if run(_Call(given, sampling, inputs, model, console, options), prompt):
         raise SystemExit(INTERRUPTED)
 
 
@@ -176,21 +228,55 @@ def _check_batch(options: GenerateOptions) -> None:
         raise InvalidInput(f"--{flag} is for a batch into a file.", "Add --jsonl and -o FILE.")
 
 
-def _run_prompt(
-    parts: tuple[str, ...],
-    given: dict[str, Any],
-    sampling: SamplingOptions,
-    inputs: InputOptions,
-    model: LoadOptions,
-    console: Console,
-    options: GenerateOptions,
-) -> bool:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """All that was said, but for the prompt."""
+
+    given: dict[str, Any]
+    sampling: SamplingOptions
+    inputs: InputOptions
+    model: LoadOptions
+    console: Console
+    options: GenerateOptions
+
+    def load(self, **more: Any) -> tuple[GenerateView, dict[str, Any]]:
+        """Load the model; return what shows continuations, and how they are made."""
+        from llmcli.tasks.generate import make_draft
+        from llmcli.tasks.statistics import GenerationStats
+        from llmcli.terminal.generate import GenerateView
+
+        options = self.options
+        model = load_model(self.model, self.console)
+        if options.context is not None:
+            model.limit_context(options.context)
+        given = {**self.given, **more, **self.sampling.by_token(model)}
+        params = sampling_params(model, given)
+        draft = None
+        if options.draft is not None:
+            draft = make_draft(
+                options.draft, model, lambda name: load_model(self.model.of(name), self.console)
+            )
+        view = GenerateView(
+            console=self.console,
+            model=model,
+            params=params,
+            stats=GenerationStats(prompt_tokens=0, draft=DraftStats() if draft else None),
+            end="\0" if options.null else "\n",
+            echo=options.echo,
+            output=None if options.output is None else Path(options.output),
+        )
+        special, bos, heal = options.special, options.bos, options.heal
+        return view, {"bos": bos, "heal": heal, "special": special, "draft": draft}
+
+
+def _run_prompt(call: _Call, parts: tuple[str, ...]) -> bool:
     """Continue one prompt; whether Ctrl-C cut it short."""
+    options = call.options
     text = read_prompt(
         parts,
-        inputs.files,
-        notify=console.notice,
-        errors=inputs.errors,
+        call.inputs.files,
+        notify=call.console.notice,
+        errors=call.inputs.errors,
         keep_newline=options.keep_newline,
     )
     if not text and not options.bos:
@@ -198,52 +284,70 @@ def _run_prompt(
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
     if text.endswith(" ") and not options.heal:
-        console.notice(
+        call.console.notice(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
-    loaded = _load(model, console, options)
-    params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
-    draft = _draft(options, loaded, model, console)
-    return PromptRun(loaded, params, options, console, draft, text).write()
+    view, how = call.load()
+    from llmcli.tasks.generate import continue_text
+
+    interrupted = InterruptFlag()
+    continuation = continue_text(
+        view.model,
+        text,
+        view.params,
+        should_stop=interrupted,
+        draft_stats=view.stats.draft,
+        batch_size=options.batch_size or 1,
+        **how,
+    )
+    with interrupted:
+        view.one(continuation, text)
+    if options.stats:
+        view.show_stats()
+    return interrupted.set
 
 
-def _run_batch(
-    parts: tuple[str, ...],
-    given: dict[str, Any],
-    sampling: SamplingOptions,
-    inputs: InputOptions,
-    model: LoadOptions,
-    console: Console,
-    options: GenerateOptions,
-) -> bool:
+def _run_batch(call: _Call, parts: tuple[str, ...]) -> bool:
     """Continue the prompts of a batch; whether Ctrl-C cut it short."""
-    from llmcli.cli.generate_batch import BatchRun, stored_seed
+    from llmcli.tasks.generate_batch import BatchRequest, GenerateBatch, stored_seed
+    from llmcli.terminal.progress import BatchProgress
 
+    options = call.options
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
-    found = sources(parts[0] if parts else None, inputs.files, notify=console.notice)
-    loaded = _load(model, console, options)
-    if options.seed is None and (options.resume or options.retry_errors):
-        given = {**given, "seed": stored_seed(options.output or "")}
-    params = sampling_params(loaded, {**given, **sampling.by_token(loaded)})
-    draft = _draft(options, loaded, model, console)
-    batch = BatchRun(loaded, params, options, console, draft, found, inputs.errors)
-    return batch.write()
-
-
-def _load(model: LoadOptions, console: Console, options: GenerateOptions) -> LanguageModel:
-    loaded = load_model(model, console)
-    if options.context is not None:
-        loaded.limit_context(options.context)
-    return loaded
-
-
-def _draft(
-    options: GenerateOptions, loaded: LanguageModel, model: LoadOptions, console: Console
-) -> Draft | None:
-    from llmcli.tasks.generate import make_draft
-
-    if options.draft is None:
-        return None
-    return make_draft(options.draft, loaded, lambda name: load_model(model.of(name), console))
+    text = parts[0] if parts else None
+    found = sources(text, call.inputs.files, notify=call.console.notice)
+    goes_on = options.seed is None and (options.resume or options.retry_errors)
+    seed = {"seed": stored_seed(Path(options.output or ""))} if goes_on else {}
+    view, how = call.load(**seed)
+    modes: dict[Mode, bool] = {
+        "resume": options.resume,
+        "overwrite": options.overwrite,
+        "retry": options.retry_errors,
+    }
+    mode: Mode = next((mode for mode, asked in modes.items() if asked), "new")
+    request = BatchRequest(
+        sources=found,
+        errors=call.inputs.errors,
+        form=options.input_format,
+        field=options.field,
+        batch_size=options.batch_size,
+        echo=bool(options.echo),
+        output=view.output,
+        mode=mode,
+        how=how,
+    )
+    interrupted = InterruptFlag()
+    with interrupted:
+        batch = GenerateBatch(view.model, view.params, request, view.stats, interrupted)
+        if view.output is None:
+            for record in batch.records():
+                call.console.record(record)
+        else:
+            with BatchProgress(call.console, batch.total) as progress:
+                batch.write(progress)
+    if options.stats:
+        view.show_stats()
+    batch.finish()
+    return interrupted.set

@@ -39,6 +39,7 @@ class Numbered(Protocol):
 
 
 R = TypeVar("R", bound=Numbered)
+E = TypeVar("E", bound=LlmcliError)
 
 
 class Batch:
@@ -125,7 +126,7 @@ class Batch:
         self._write({**record.fields, "error": str(error)})
 
 
-def placed(record: Numbered, error: InvalidInput) -> InvalidInput:
+def placed(record: Numbered, error: E) -> E:
     """The same error, with the record's place in front unless it is said already."""
     if record.place in error.message:
         return error

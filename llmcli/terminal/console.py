@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -12,6 +11,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmcli.errors import StorageError
+from llmcli.io.records import to_json
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
 
 if TYPE_CHECKING:
@@ -198,20 +198,6 @@ class Console:
 
     def _styled_err(self, text: str, sgr: str) -> str:
         return f"\x1b[{sgr}m{text}\x1b[0m" if self.color_stderr else text
-
-
-def to_json(record: Mapping[str, object]) -> str:
-    """Return ``record`` as one line of UTF-8 JSON.
-
-    Lone surrogates are spelt ``\\udc80`` as JSON allows; NaN and infinities, which JSON lacks,
-    raise ValueError: a caller never means to print them.
-    """
-    try:
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(record, ensure_ascii=True, allow_nan=False)
-    return text
 
 
 def restore_terminal() -> None:
