@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from llmcli.api import load
 from llmcli.cli.main import cli
+from llmcli.engine.native import library
 
 TEXT = "The fox said to the crow: give me the cheese, and naïve café 東京. " * 12
 
@@ -58,3 +62,25 @@ def test_few_tokens_have_figures_but_no_fit(tiny_gpt2: Path) -> None:
 )
 def test_bad_input(tiny_gpt2: Path, args: tuple[str, ...], message: str) -> None:
     assert message in run(tiny_gpt2, *args, code=2).stderr
+
+
+@pytest.mark.parametrize("args", [["score"], ["calibrate"], ["rank", "--prompt", "The fox"]])
+def test_a_prepared_model_needs_no_torch(tiny_gpt2: Path, args: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from llmcli.__main__ import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print('seen', *({'torch', 'transformers'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    skip_without_kernels()
+    load(str(tiny_gpt2)).decoder()  # prepares it
+    command = [sys.executable, "-c", code, *args, "-q", "-m", str(tiny_gpt2), "said the crow"]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert process.stderr.splitlines()[-1] == "seen"
+
+
+def skip_without_kernels() -> None:
+    if library.library() is None:
+        pytest.skip("no kernels here")

@@ -201,7 +201,7 @@ def test_coarser_products_stay_close(tiny_gpt2: Path, precision: Any) -> None:
     assert 0 < mean < {"bfloat16": 0.02, "int8": 0.1, "int4": 0.5}[precision]
 
 
-@pytest.mark.parametrize("precision", ["float32"])
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
 def test_scores_are_of_what_is_generated(tiny_gpt2: Path, precision: Any) -> None:
     """The arithmetic is the decoder's own: a token at a time gives the same figures."""
     skip_without(precision)
