@@ -37,8 +37,8 @@ def hand_written(args: argparse.Namespace, *, autocast: bool) -> dict[str, float
     """A loop as one writes it over a GPT2LMHeadModel."""
     import numpy as np
     import torch
-
     from llmcli.engine.allocator import keep_freed_memory
+
     from llmcli.training.model import new_model
     from llmcli.training.settings import ModelShape
 
@@ -75,9 +75,9 @@ def ours(args: argparse.Namespace, *, compile: bool) -> dict[str, float]:
 
     import numpy as np
     import torch
+    from llmcli.engine.allocator import keep_freed_memory
     from transformers import TrainerCallback
 
-    from llmcli.engine.allocator import keep_freed_memory
     from llmcli.training.loop import LanguageTrainer
     from llmcli.training.model import new_model, prepare_for_training
     from llmcli.training.pace import Pace

@@ -34,8 +34,8 @@ SAMPLED = {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.2}
 def decode_speed(folder: str, precision: str, settings: dict[str, Any], draft: str) -> float:
     """Tokens a second of the whole loop, best of three, after a prompt of 32 tokens."""
     from llmcli.api import load
+    from llmcli.engine.generation import generate
     from llmcli.engine.params import SamplingParams
-    from llmcli.engine.scheduler import generate
     from llmcli.engine.transcript import Prompt
     from llmcli.tasks.generate import make_draft
 

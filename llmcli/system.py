@@ -10,6 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# What glibc's mallopt calls its thresholds.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_ABOVE_ANY_BUFFER = 1 << 30
+
 _SHARE = 0.9  # of what is available; the kernel's figure is an estimate, and others run too
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -91,3 +96,24 @@ def bounded_memory(processes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep freed blocks for its next large tensors.
+
+    By default glibc hands a block of megabytes back to the kernel when it is freed, and the
+    next tensor of that size costs a page fault for every 4 KiB; on a virtual machine that can
+    take longer than the arithmetic. The process's memory then stays at its peak.
+
+    Returns:
+        Whether anything changed; False where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    kept = mallopt(_M_MMAP_THRESHOLD, _ABOVE_ANY_BUFFER)
+    return bool(kept and mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1))

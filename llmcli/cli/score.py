@@ -76,6 +76,6 @@ def score(
 
 
 def _keep_memory() -> None:
-    from llmcli.engine.allocator import keep_freed_memory
+    from llmcli.system import keep_freed_memory
 
     keep_freed_memory()

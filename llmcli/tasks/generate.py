@@ -63,7 +63,7 @@ def continue_text(
         InvalidInput: the text is empty or does not fit; settings that exclude each other.
         ModelError: the model cannot be loaded.
     """
-    from llmcli.engine.scheduler import generate
+    from llmcli.engine.generation import generate
 
     ids = encode_prompt(model, text, bos=bos, special=special, overflow=params.overflow)
     params = for_prompt(params, len(ids))

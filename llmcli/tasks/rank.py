@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import ContextOverflow, InvalidInput
 from llmcli.scoring.statistics import Normalize, normalized
-from llmcli.scoring.texts import split_pair
 from llmcli.scoring.windows import Window
 from llmcli.tasks.provenance import provenance
-from llmcli.tokenization.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.likelihood import Likelihood
+    from llmcli.tokenization.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +144,8 @@ def rank(
         InvalidInput: an empty choice, no choice, or no BOS where one is needed.
         ContextOverflow: prompt and choice together do not fit into the context.
     """
+    from llmcli.scoring.texts import split_pair
+
     if not choices:
         raise InvalidInput("There is no choice.", "Give at least one.")
     if any(not choice for choice in choices):

@@ -16,9 +16,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from llmcli.engine.allocator import keep_freed_memory
 from llmcli.errors import OutOfMemory, is_out_of_memory
-from llmcli.system import bounded_memory
+from llmcli.system import bounded_memory, keep_freed_memory
 from llmcli.training.data import Data, load_data
 from llmcli.training.loop import LanguageTrainer
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics

@@ -16,7 +16,12 @@ CASES: dict[str, tuple[list[str], bytes, int, str]] = {
     "empty argument": ([""], b"", 2, "The prompt is empty. Give some text, or --bos"),
     "empty stdin": ([], b"", 2, "The prompt is empty."),
     "only a newline": ([], b"\n", 2, "The prompt is empty."),
-    "a megabyte": ([], MEGABYTE.encode(), 2, "tokens; the context holds 64, one of them for"),
+    "a megabyte": (
+        [],
+        MEGABYTE.encode(),
+        2,
+        "The prompt has more than 64 tokens, which the context holds.",
+    ),
     "surrogate argument": (["a\udcffb"], b"", 2, "The prompt is not valid UTF-8: byte 0xff at"),
     "invalid stdin": ([], b"good \xff", 2, "stdin is not valid UTF-8: byte 0xff at offset 5."),
     "cut character": ([], "é".encode()[:1], 2, "stdin is not valid UTF-8: byte 0xc3 at offset 0."),

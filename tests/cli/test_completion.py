@@ -52,7 +52,7 @@ def complete(line: str, **variables: str) -> list[tuple[str, str]]:
 def test_commands_and_options() -> None:
     assert ("plain", "generate") in complete("llmcli gen")
     offered = complete("llmcli generate --top")
-    assert offered == [("plain", "--top-k"), ("plain", "--top-p")]
+    assert offered == [("plain", "--top-k"), ("plain", "--top-p"), ("plain", "--top-h")]
     choices = [value for _, value in complete("llmcli generate --overflow ")]
     assert choices == ["error", "left", "middle", "slide"]
 

@@ -17,9 +17,10 @@ from toy_decoder import ToyDecoder
 
 from llmcli.api import load
 from llmcli.engine.decoder import Floats
+from llmcli.engine.generation import generate
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.engine.sampling import check_logits, top_tokens
-from llmcli.engine.scheduler import Request, Scheduler, generate, in_order, refused
+from llmcli.engine.scheduler import Request, Scheduler, in_order, refused
 from llmcli.engine.transcript import Prompt
 from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
@@ -729,6 +730,21 @@ def test_an_interrupt_ends_all_that_is_under_way() -> None:
     told = list(in_order(scheduler_over(ToyDecoder(), 2), requests, lambda: next(asked, True)))
     reasons = [event.finish_reason for _, event in told if isinstance(event, TokenEvent)]
     assert reasons == [None, None, "interrupted", None, "interrupted"]
+
+
+def test_an_interrupt_between_two_sequences_is_told() -> None:
+    """Asked once a step: the first sequence takes three, and is then finished."""
+    asked = iter([False] * 3)
+    params = SamplingParams(seed=1, max_new_tokens=3, num_return_sequences=5, ignore_eos=True)
+    events = generate(
+        ToyDecoder(),
+        Prompt(ids=(1,)),
+        params,
+        token_bytes=letters,
+        should_stop=lambda: next(asked, True),
+    )
+    ends = [(e.index, e.finish_reason) for e in events if e.finish_reason]
+    assert ends == [(0, "length"), (1, "interrupted")]
 
 
 def test_one_that_is_wrong_stands_in_its_place() -> None:

@@ -12,9 +12,9 @@ import pytest
 from toy_decoder import ToyDecoder
 
 from llmcli.engine.decoder import Floats
+from llmcli.engine.generation import generate
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.engine.sampling import filter_logits, softmax
-from llmcli.engine.scheduler import generate
 from llmcli.engine.speculative import (
     LONGEST,
     Draft,

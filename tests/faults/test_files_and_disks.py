@@ -185,6 +185,7 @@ def test_row_10_generate_keeps_the_old_file_when_the_disk_is_full(
     path = tmp_path / "result.txt"
     path.write_bytes(OLD)
     base = ["generate", "-m", str(tiny_gpt2), "-n", "3", "--seed", "1", "Once"]
+    assert CliRunner().invoke(cli, base).exit_code == 0  # the model is prepared
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", _full)
         result = CliRunner().invoke(cli, [*base, "-o", str(path)])

@@ -142,19 +142,6 @@ class Tokens(ctypes.Structure):
     )
 
 
-# ``struct row_stats``.
-ROW_STATS = np.dtype(
-    [
-        ("log_sum_exp", np.float64),
-        ("entropy", np.float64),
-        ("target", np.float32),
-        ("largest", np.float32),
-        ("argmax", np.int64),
-        ("greater", np.int64),
-        ("equal_before", np.int64),
-    ]
-)
-
 # ``struct sampled``.
 SAMPLED = np.dtype(
     [

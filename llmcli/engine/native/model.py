@@ -13,7 +13,6 @@ from llmcli.engine.blueprint import Blueprint, NormKind
 from llmcli.engine.native.library import (
     ACTIVATIONS,
     NORMS,
-    ROW_STATS,
     Array,
     Layer,
     Linear,
@@ -27,6 +26,7 @@ from llmcli.engine.native.library import (
     library,
 )
 from llmcli.engine.native.panels import linear
+from llmcli.engine.row_stats import ROW_STATS
 
 Floats = npt.NDArray[np.float32]
 
@@ -322,7 +322,7 @@ class NativeModel:
             threads: How many may work.
 
         Returns:
-            [count] of :data:`llmcli.engine.native.library.ROW_STATS`, the same bits as
+            [count] of :data:`llmcli.engine.row_stats.ROW_STATS`, the same bits as
             :func:`row_stats` makes of the logits.
         """
         states = np.ascontiguousarray(states, np.float32)
