@@ -6,13 +6,12 @@ import base64
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsers import BROWSER, DRIVER
 
 from llmcli.tasks.inspect.attention import Attention, HeadMap, HeadSummary
 from llmcli.tasks.inspect.attribution import Attribution
@@ -20,9 +19,6 @@ from llmcli.tasks.inspect.heads import Change, HeadsOff
 from llmcli.tasks.inspect.lens import Lens, LensCell
 from llmcli.tasks.inspect.request import Inspection, Overview
 from llmcli.terminal.inspect_page import inspect_page, packed
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
 
 WORDS = {
     0: b"Once",
@@ -138,34 +134,11 @@ def test_a_view_that_was_not_asked_for_is_not_there(tmp_path: Path) -> None:
     assert not {"attention", "attribution", "overview"} & data.keys()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1200,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(
-        options=options, service=webdriver.ChromeService(executable_path=DRIVER)
-    )
-    yield driver
-    driver.quit()
+@pytest.fixture(scope="module", autouse=True)
+def window(request: pytest.FixtureRequest) -> None:
+    """The size that these pages are looked at in, where there is a browser."""
+    if BROWSER is not None and DRIVER is not None:
+        request.getfixturevalue("browser").set_window_size(1200, 1000)
 
 
 def use_scheme(browser: Any, scheme: str) -> None:

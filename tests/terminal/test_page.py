@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from browsers import BROWSER, DRIVER
 
 from llmcli.tasks.score import SeenToken
 from llmcli.terminal.page import SurprisalPage
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
 
 SUMMARY = {
     "model": "tiny <b>&amp;</b>",
@@ -95,33 +91,11 @@ def test_an_empty_text_still_makes_a_page(tmp_path: Path) -> None:
     assert json.loads(data) == []
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("chromium and chromedriver are not installed (apt-get install chromium-driver)")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for argument in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--disable-dev-shm-usage",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1000,900",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
+@pytest.fixture(scope="module", autouse=True)
+def window(request: pytest.FixtureRequest) -> None:
+    """The size that these pages are looked at in, where there is a browser."""
+    if BROWSER is not None and DRIVER is not None:
+        request.getfixturevalue("browser").set_window_size(1000, 900)
 
 
 def hover(browser: Any, index: int) -> Any:
