@@ -6,14 +6,14 @@ The model has fable's shape and random weights; the ids are random. Every side r
 of its own and all take a turn in every round, so that what else the machine does hits all alike;
 medians are compared. Sides:
 
-ours        the loop of ``llmcli train``: Trainer, checkpoints off, AdamW, bfloat16 autocast
+ours        the loop of ``llmcli train``: checkpoints off, AdamW, bfloat16 autocast
 plain       a hand-written loop: the same model, batch, autocast, fused AdamW and clipping
 float32     the same hand-written loop without autocast
 compiled    ours with --compile
 
 The hand-written loops get the same allocator settings (``keep_freed_memory``): without them the
-comparison would be with page faults. Data loading is timed inside "ours": all that Trainer does to
-get the batches of a step, read from a token file that is mapped into memory.
+comparison would be with page faults. Loading is timed inside "ours": the batches of a step, read
+from a token file that is mapped into memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any
+from typing import cast
 
 SIDES = ("ours", "plain", "float32", "compiled")
 VOCAB, CONTEXT = 8192, 1024
@@ -37,8 +37,8 @@ def hand_written(args: argparse.Namespace, *, autocast: bool) -> dict[str, float
     """A loop as one writes it over a GPT2LMHeadModel."""
     import numpy as np
     import torch
-    from llmcli.engine.allocator import keep_freed_memory
 
+    from llmcli.system import keep_freed_memory
     from llmcli.training.model import new_model
     from llmcli.training.settings import ModelShape
 
@@ -75,16 +75,19 @@ def ours(args: argparse.Namespace, *, compile: bool) -> dict[str, float]:
 
     import numpy as np
     import torch
-    from llmcli.engine.allocator import keep_freed_memory
-    from transformers import TrainerCallback
+    from accelerate import Accelerator
 
-    from llmcli.training.loop import LanguageTrainer
+    from llmcli.system import keep_freed_memory
+    from llmcli.training.checkpoints import Checkpoints
+    from llmcli.training.evaluation import QuickEvaluation
+    from llmcli.training.loop import TrainingLoop
+    from llmcli.training.metrics import MetricsLog
     from llmcli.training.model import new_model, prepare_for_training
-    from llmcli.training.pace import Pace
+    from llmcli.training.pace import Due, Pace
+    from llmcli.training.sample import Sampler
     from llmcli.training.schedule import Progress
     from llmcli.training.settings import ModelShape, TrainSettings
     from llmcli.training.tokens import Blocks
-    from llmcli.training.train import _training_arguments
 
     keep_freed_memory()
     warm = 4 if compile else 2
@@ -99,41 +102,51 @@ def ours(args: argparse.Namespace, *, compile: bool) -> dict[str, float]:
     )
     marks: list[float] = []
     loading: list[float] = []
+    # A run far from its end, so that the length stays the first one.
+    progress = Progress(max_steps=10**9)
 
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
+    class TimedPace(Pace):
+        def after_step(self) -> Due:
             marks.append(args.clock())
+            self.was_interrupted = len(marks) == args.steps + warm
+            return Due(log=False, evaluate=False, save=False)
 
-    class TimedTrainer(LanguageTrainer):
-        def get_batch_samples(self, *inputs: Any, **more: Any) -> Any:
+    class TimedLoop(TrainingLoop):
+        def _rows(self, batch: int) -> torch.Tensor:
             start = args.clock()
-            batches = super().get_batch_samples(*inputs, **more)
+            rows = super()._rows(batch)
             loading.append(args.clock() - start)
-            return batches
+            return rows
 
     torch.manual_seed(0)
     model = new_model(ModelShape(), dropout=0.0, end_of_text=0)
     prepare_for_training(model, settings)
-    # A run far from its end, so that the length stays the first one.
-    progress = Progress(max_steps=10**9)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.bin"
         np.random.default_rng(0).integers(0, VOCAB, 1 << 20).astype("<u2").tofile(file)
         ids = np.memmap(file, dtype="<u2", mode="r")
-        trainer = TimedTrainer(
+        loop = TimedLoop(
+            accelerator=Accelerator(cpu=True, mixed_precision="no"),
             model=model,
-            args=_training_arguments(Path(folder), settings, args.steps + warm),
             blocks=Blocks(ids, context=CONTEXT, blocks_per_step=settings.batch_size, seed=0),
-            validation=None,
-            bytes_per_token=4.0,
             settings=settings,
+            progress=progress,
             precision="bfloat16",
-            pace=Pace(progress, settings),
-            callbacks=[Clock()],
+            pace=TimedPace(progress, settings),
+            checkpoints=Checkpoints(Path(folder)),
+            evaluation=QuickEvaluation(rows=None, bytes_per_token=4.0),
+            metrics=MetricsLog(
+                Path(folder) / "metrics.jsonl",
+                progress=progress,
+                tokens_per_step=1,
+                grow_from=None,
+                context=CONTEXT,
+                report=lambda record: None,
+            ),
+            sampler=cast("Sampler", None),  # nothing is evaluated
         )
-        trainer.train()
+        loop.run()
     seconds = marks[-1] - marks[warm - 1]
-    # Trainer asks once more after the last step, and gets nothing.
     return {
         "rate": args.steps * args.batch * args.length / seconds,
         "loading": sum(loading[warm : warm + args.steps]) / seconds,
@@ -201,7 +214,7 @@ def main() -> None:
             print(f"round {number + 1} {side:9} {found[side][-1]['rate']:8.0f} tokens/s")
     median = {side: statistics.median(r["rate"] for r in each) for side, each in found.items()}
     for name, top, bottom, bar in (
-        ("Trainer's loop / hand-written", "ours", "plain", "1.0"),
+        ("the loop / hand-written", "ours", "plain", "1.0"),
         ("bfloat16 / float32", "ours", "float32", "1.5"),
         ("compiled / hand-written", "compiled", "plain", "-"),
     ):

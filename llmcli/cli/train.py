@@ -179,7 +179,7 @@ def train(
 
     -m counts on the command line only: a default model does not turn training into fine-tuning.
     """
-    from llmcli.training.corpus import read_text_file
+    from llmcli.io.sources import read_text
     from llmcli.training.processes import (
         alone_under_accelerate,
         command_line,
@@ -194,7 +194,7 @@ def train(
     if options["lora"] and not named:
         raise InvalidInput("--lora adapts a model, and none is named.", "Name it with -m.")
     _require("accelerate")
-    notes = read_text_file(str(options["card_notes"])) if options["card_notes"] else None
+    notes = read_text(options["card_notes"]) if options["card_notes"] else None
     command = command_line(sys.argv[1:])
     alone = processes == 1 or under_launcher()
     if alone and alone_under_accelerate():

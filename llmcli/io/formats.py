@@ -61,12 +61,23 @@ def format_of(path: str, asked: FormatName | None = None) -> Format:
         path: A file's name, or ``-``.
         asked: What was asked for by name; the suffix tells the compression alone then.
     """
+    told, compression = _told(path)
+    name = asked or told or "jsonl"
+    return Format(name, None if name == "parquet" else compression)
+
+
+def is_table(path: str) -> bool:
+    """Whether a file's suffixes tell that it is a table, and not plain text."""
+    return _told(path)[0] is not None
+
+
+def _told(path: str) -> tuple[FormatName | None, Compression | None]:
+    """What a file's suffixes tell."""
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
     compression = _COMPRESSED.get(suffixes[-1]) if suffixes else None
     if compression is not None:
         suffixes.pop()
-    name = asked or (_SUFFIXES.get(suffixes[-1]) if suffixes else None) or "jsonl"
-    return Format(name, None if name == "parquet" else compression)
+    return _SUFFIXES.get(suffixes[-1]) if suffixes else None, compression
 
 
 def decompressed(

@@ -104,12 +104,19 @@ class Record:
         """The whole text; to be asked for once where it is read from a stream."""
         return "".join(self.parts)
 
-    def held(self, use: str, *, limit: int = MAX_RECORD) -> str:
+    def held(
+        self,
+        use: str,
+        *,
+        limit: int = MAX_RECORD,
+        cure: str = "Cut it first ('split -C 10M'), or give it in lines (--lines).",
+    ) -> str:
         """The whole text, for what holds it in memory; as :attr:`text` otherwise.
 
         Args:
             use: What does, in an error.
             limit: In characters.
+            cure: What to do about it.
 
         Raises:
             InvalidInput: it is longer.
@@ -122,7 +129,7 @@ class Record:
                 raise InvalidInput(
                     f"{self.place} is longer than {limit >> 20} Mi characters, which {use} holds "
                     "in memory.",
-                    "Cut it first ('split -C 10M'), or give it in lines (--lines).",
+                    cure,
                 )
         return "".join(parts)
 

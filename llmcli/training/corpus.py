@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from llmcli.errors import InvalidInput, InvalidText, StorageError
+from llmcli.errors import InvalidInput, InvalidText
+from llmcli.io.batch import placed
+from llmcli.io.formats import is_table
+from llmcli.io.records import Source, records, rows_at_hand
+from llmcli.io.sources import STDIN
+from llmcli.tokenization.stream import check_surrogates
 
-STDIN = "-"
 TEXT_SUFFIXES = (".txt", ".text", ".jsonl")
 """What is read from a folder; a file that is named itself may be called anything."""
+
+_LONGEST = 1 << 30  # characters of a document, which is held in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,99 +60,42 @@ def expand(sources: Sequence[str]) -> list[str]:
 def read_documents(files: Sequence[str], *, split_on: str | None = None) -> Iterator[Document]:
     """Yield every document that is not empty.
 
-    A file is a document; a ``.jsonl`` file has one in the ``text`` field of each line; with
-    ``split_on`` a text file is cut wherever that string stands (``"\\n\\n\\n"``: blank lines).
+    A file is a document; a table (``.jsonl``, ``.csv``, ``.tsv``, ``.parquet``, also with
+    ``.gz`` or ``.zst`` after it) has one in the ``text`` field of each row; with ``split_on`` a
+    text file is cut wherever that string stands (``"\\n\\n\\n"``: blank lines).
 
     Raises:
-        InvalidText: a file is not UTF-8, or a line of a ``.jsonl`` file has no ``text``.
-        StorageError: a file cannot be read.
+        InvalidInput: a file cannot be read, or a row of a table has no ``text``.
+        InvalidText: a text is not UTF-8.
+        StorageError: reading fails half-way.
     """
     for file in files:
-        if file.endswith(".jsonl"):
-            documents = _records(file)
-        else:
-            text = _decode(_read(file), file)
-            parts = text.split(split_on) if split_on else [text]
-            documents = _numbered(Path(file).name, parts)
+        documents = _rows(file) if is_table(file) else _parts(file, split_on)
         yield from (document for document in documents if document.text.strip())
 
 
-def _numbered(name: str, parts: Sequence[str]) -> Iterator[Document]:
-    for number, part in enumerate(parts, 1):
-        yield Document(name if len(parts) == 1 else f"{name}:{number}", part)
+def _parts(file: str, split_on: str | None) -> Iterator[Document]:
+    for record in records([Source(file)], kind="whole", errors="strict"):
+        text = record.held(
+            "training", limit=_LONGEST, cure="Cut it into several files ('split -C 100M')."
+        )
+        parts = text.split(split_on) if split_on else [text]
+        name = Path(file).name
+        for number, part in enumerate(parts, 1):
+            yield Document(name if len(parts) == 1 else f"{name}:{number}", part)
 
 
-def _records(file: str) -> Iterator[Document]:
-    with _open(file) as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            where = f"{Path(file).name}:{number}"
-            try:
-                text = json.loads(line)["text"]
-            except (ValueError, KeyError, TypeError, RecursionError) as exc:
-                raise InvalidText(
-                    f"Line {number} of {file} is no JSON object with a text field.",
-                    'Each line must look like {{"text": "..."}}.'.format(),
-                ) from exc
-            if not isinstance(text, str):
-                raise InvalidText(
-                    f"The text field in line {number} of {file} is no string.",
-                    "Write the document as a JSON string.",
-                )
-            yield Document(where, _checked(text, where))
-
-
-def _open(file: str) -> BinaryIO:
-    try:
-        return open(file, "rb")
-    except OSError as exc:
-        raise StorageError(
-            f"Cannot read {file}: {exc.strerror}.", "Check the name and its permissions."
-        ) from exc
-
-
-def _read(file: str) -> bytes:
-    if file == STDIN:
-        if sys.stdin is None:
-            raise InvalidInput("stdin is closed.", "Pipe text in, or name a file.")
-        return sys.stdin.buffer.read()
-    with _open(file) as stream:
+def _rows(file: str) -> Iterator[Document]:
+    for record in rows_at_hand([Source(file)], text_field="text"):
+        if record is None:
+            continue
+        if record.error is not None:
+            raise placed(record, record.error)
         try:
-            return stream.read()
-        except OSError as exc:
-            raise StorageError(f"Cannot read {file}: {exc.strerror}.", "Check the file.") from exc
-
-
-def read_text_file(file: str) -> str:
-    """Return the text of one file.
-
-    Raises:
-        InvalidText: it is not UTF-8.
-        StorageError: it cannot be read.
-    """
-    return _decode(_read(file), file)
-
-
-def _decode(data: bytes, source: str) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        name = "stdin" if source == STDIN else source
-        raise InvalidText(
-            f"{name} is not valid UTF-8: byte 0x{data[exc.start]:02x} at offset {exc.start}.",
-            "Convert it to UTF-8.",
-        ) from exc
-
-
-def _checked(text: str, where: str) -> str:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise InvalidText(
-            f"The text in {where} holds a lone surrogate.", "Write the character whole."
-        ) from exc
-    return text
+            check_surrogates(record.text)
+        except InvalidText as exc:
+            raise placed(record, exc) from exc
+        yield Document(f"{Path(file).name}:{record.number + 1}", record.text)
 
 
 def choose_held_out(sizes: Sequence[int], fraction: float, *, seed: int) -> frozenset[int]:

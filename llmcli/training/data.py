@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
+from llmcli.io.sources import STDIN
 from llmcli.tokenization.tokenizer import Tokenizer
-from llmcli.training.corpus import STDIN, Document, choose_held_out, expand, read_documents
+from llmcli.training.corpus import Document, choose_held_out, expand, read_documents
 from llmcli.training.settings import END_OF_TEXT, TrainSettings
 from llmcli.training.tokens import TokenFile, write_tokens
 from llmcli.training.vocabulary import train_tokenizer

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from llmcli.engine.transformers_decoder import TransformersDecoder
@@ -17,6 +19,7 @@ from llmcli.scoring.windows import Window, make_convention
 from llmcli.training.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
@@ -57,6 +60,60 @@ def token_losses(model: nn.Module, rows: Tensor) -> Tensor:
     return nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), rows[:, 1:].flatten(), reduction="none"
     ).view(rows.shape[0], -1)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the context in which matrix products run in ``precision``.
+
+    accelerate's mixed precision would copy the logits to float32 after every pass.
+    """
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuickEvaluation:
+    """The likelihood of part of the held-out tokens.
+
+    Attributes:
+        rows: They, shape [rows, length + 1]; None where nothing is held out.
+        bytes_per_token: Of all held-out text.
+    """
+
+    rows: Tensor | None
+    bytes_per_token: float
+
+    @torch.no_grad()
+    def __call__(
+        self, model: nn.Module, precision: str, *, accelerator: Accelerator | None = None
+    ) -> Likelihood | None:
+        """Return what a model makes of them; None where there are none.
+
+        Args:
+            model: In training, and left so.
+            precision: Of the computation.
+            accelerator: Its processes share the rows, and each gets the result of all.
+        """
+        if self.rows is None:
+            return None
+        share = accelerator if accelerator is not None and accelerator.num_processes > 1 else None
+        rows = self.rows if share is None else self.rows[share.process_index :: share.num_processes]
+        device = next(model.parameters()).device
+        total = torch.zeros(2, dtype=torch.float64, device=device)
+        at_once = max(1, 1024 // self.rows.shape[1])
+        model.eval()
+        with torch.compiler.set_stance("force_eager"), autocast(precision, device):
+            for row in torch.split(rows.to(device), at_once) if len(rows) else ():
+                total[0] += token_losses(model, row).double().sum()
+                total[1] += row.numel() - len(row)
+        model.train()
+        if share is not None:
+            total = share.reduce(total)
+        nats, tokens = total.tolist()
+        return Likelihood(
+            nats=nats, tokens=int(tokens), bytes=max(1, round(tokens * self.bytes_per_token))
+        )
 
 
 def exact_likelihood(

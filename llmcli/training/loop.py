@@ -1,200 +1,205 @@
-"""The loop: transformers' Trainer, paced by a clock, over blocks of a token file."""
+"""The training loop: steps over blocks of a token file, paced by a clock."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import DataLoader, Dataset, Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
 
-from llmcli.training.evaluation import Likelihood, token_losses
+from llmcli.errors import NumericalError
+from llmcli.training.checkpoints import Checkpoint, Checkpoints
+from llmcli.training.evaluation import QuickEvaluation, autocast
+from llmcli.training.metrics import MetricsLog
 from llmcli.training.optimizer import make_optimizer
 from llmcli.training.pace import Pace
+from llmcli.training.sample import Sampler
 from llmcli.training.schedule import Progress, learning_rate_factor, sequence_length
 from llmcli.training.settings import TrainSettings
 from llmcli.training.tokens import Blocks
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context in which matrix products run in ``precision``."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+class TrainingLoop:
+    """Next-token training on blocks of token ids, in one process or several.
 
+    Args:
+        accelerator: The processes of the run, and their device.
+        model: What is trained, in place.
+        blocks: The ids of each step.
+        settings: How.
+        progress: Where the run stands.
+        precision: Of the forward pass: ``float32`` or ``bfloat16``.
+        pace: When to log, evaluate, save and end.
+        checkpoints: Where to.
+        evaluation: Of the held-out tokens.
+        metrics: Gets what was measured.
+        sampler: Draws a text after each evaluation.
+        interrupted: Asked after each step; true saves a checkpoint and stops.
+    """
 
-class StepRows(Dataset[dict[str, Tensor]]):
-    """The rows of each batch, cut to the length that the run's progress asks for."""
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        model: nn.Module,
+        blocks: Blocks,
+        settings: TrainSettings,
+        progress: Progress,
+        precision: str,
+        pace: Pace,
+        checkpoints: Checkpoints,
+        evaluation: QuickEvaluation,
+        metrics: MetricsLog,
+        sampler: Sampler,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.accelerator = accelerator
+        self.module = model
+        self.blocks = blocks
+        self.settings = settings
+        self.progress = progress
+        self.precision = precision
+        self.pace = pace
+        self.checkpoints = checkpoints
+        self.evaluation = evaluation
+        self.metrics = metrics
+        self.sampler = sampler
+        self.interrupted = interrupted
+        # Wrapped where there are several processes; the parameters are the module's own.
+        self.model: Any = accelerator.prepare(model)
+        self.optimizer: Any = accelerator.prepare(make_optimizer(model, settings))
+        self._has_checkpoint = False
 
-    def __init__(self, blocks: Blocks, settings: TrainSettings, progress: Progress) -> None:
-        self.blocks, self.settings, self.progress = blocks, settings, progress
-        state = PartialState()
-        self.rank, self.world = state.process_index, state.num_processes
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self.checkpoints.restore(self.accelerator, self.module, checkpoint)
+        self._has_checkpoint = True
 
-    def __getitem__(self, batch: int) -> dict[str, Tensor]:
+    def run(self) -> None:
+        """Train until the pace says that the run has ended.
+
+        Raises:
+            NumericalError: a loss or a weight became NaN or infinite.
+            OSError: a checkpoint cannot be written.
+        """
+        self.progress.restart_clock()
+        self.metrics.restart(self.progress.step)
+        self.module.train()
+        while not self.pace.has_ended:
+            self._step()
+            due = self.pace.after_step()
+            if due.log:
+                self.metrics.log_training(self.progress.step)
+            save = due.save
+            if due.evaluate:
+                save |= self._evaluate()
+            if save:
+                self._save()
+
+    def loss(self, rows: Tensor) -> Tensor:
+        """Return the mean loss of a batch; ``rows`` has the shape [rows, length + 1]."""
+        targets = rows[:, 1:].contiguous()
+        with autocast(self.precision, self.accelerator.device):
+            loss: Tensor = self.model(
+                input_ids=rows[:, :-1].contiguous(), labels=targets, shift_labels=targets
+            ).loss
+        return loss
+
+    def _step(self) -> None:
+        """Move the weights once.
+
+        Raises:
+            NumericalError: a process's loss was NaN or infinite.
+        """
+        settings, batches = self.settings, self.settings.gradient_accumulation_steps
+        rate = settings.learning_rate * learning_rate_factor(self.progress.fraction, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        total = torch.zeros((), device=self.accelerator.device)
+        for number in range(batches):
+            # Gradients travel between processes with the last batch alone.
+            together = number == batches - 1
+            with nullcontext() if together else self.accelerator.no_sync(self.model):
+                loss = self.loss(self._rows(self.progress.step * batches + number)) / batches
+                backward: Any = loss.backward  # torch leaves it without types
+                backward()
+            total += loss.detach()
+        norm = None
+        if settings.max_grad_norm > 0:
+            norm = nn.utils.clip_grad_norm_(self.module.parameters(), settings.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        step = self.progress.step + 1
+        mean = self._agree(total)
+        if not math.isfinite(mean):
+            raise self._not_finite("The loss", step)
+        self.progress.step = step
+        self.metrics.add(mean, learning_rate=rate, grad_norm=None if norm is None else norm.item())
+
+    def _rows(self, batch: int) -> Tensor:
         """Return this process's part of the ``batch``-th batch, [rows, length + 1]."""
-        size = self.settings.batch_size
-        first = (batch * self.world + self.rank) * size
+        size, place = self.settings.batch_size, self.accelerator
+        first = (batch * place.num_processes + place.process_index) * size
         length = sequence_length(
             self.progress.fraction,
             grow_from=self.settings.grow_from,
             context=self.blocks.context,
         )
         rows = self.blocks.batch(range(first, first + size), length=length)
-        return {"rows": torch.from_numpy(rows)}
+        return torch.from_numpy(rows).to(self.accelerator.device)
 
-
-class BatchNumbers(Sampler[int]):
-    """The numbers of the batches from where the run stands to its end."""
-
-    def __init__(self, trainer: LanguageTrainer) -> None:
-        self.trainer = trainer
-
-    def __len__(self) -> int:
-        return self.trainer.args.max_steps * self.trainer.args.gradient_accumulation_steps
-
-    def __iter__(self) -> Iterator[int]:
-        first = self.trainer.state.global_step * self.trainer.args.gradient_accumulation_steps
-        return iter(range(first, len(self)))
-
-
-class LanguageTrainer(Trainer):
-    """Next-token training on blocks of token ids.
-
-    What is Trainer's: accumulation, clipping, several processes, checkpoints, resuming.
-    What is replaced: where batches come from, the clock that schedules follow, the loss (no
-    float32 copy of the logits outside the model), the quick evaluation.
-    """
-
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        args: TrainingArguments,
-        blocks: Blocks,
-        validation: Tensor | None,
-        bytes_per_token: float,
-        settings: TrainSettings,
-        precision: str,
-        pace: Pace,
-        callbacks: Sequence[TrainerCallback],
-    ) -> None:
-        self.blocks = blocks
-        self.validation = validation
-        self.bytes_per_token = bytes_per_token
-        self.settings = settings
-        self.precision = precision
-        self.pace = pace
-        self.rows = StepRows(blocks, settings, pace.progress)
-        super().__init__(model=model, args=args, train_dataset=self.rows)
-        self.remove_callback(PrinterCallback)
-        for callback in (pace, *callbacks):
-            self.add_callback(callback)
-
-    @property
-    def module(self) -> nn.Module:
-        """The model without what wraps it for several processes."""
-        return cast("nn.Module", self.model)
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the batches of this process from the current step on."""
-        return DataLoader(self.rows, batch_size=None, sampler=BatchNumbers(self))
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Return the optimizer of the settings."""
-        if self.optimizer is None:
-            self.optimizer = make_optimizer(self.module, self.settings)
-        return self.optimizer
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: Optimizer | None = None
-    ) -> LRScheduler:
-        """Return a schedule over the run's progress, whatever the step's number."""
-        if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.create_optimizer(),
-                lambda _: learning_rate_factor(self.pace.progress.fraction, self.settings),
-            )
-            self._created_lr_scheduler = True
-        return self.lr_scheduler
-
-    def compute_loss_context_manager(self) -> Any:
-        """Return the precision of the forward pass.
-
-        Not Trainer's own ``bf16``: that copies the logits to float32 after every pass.
-        """
-        return autocast(self.precision, self.args.device)
-
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Return the mean loss of the rows; the pace stops the run where it is not finite."""
-        rows = inputs["rows"]
-        targets = rows[:, 1:].contiguous()
-        loss: Tensor = model(
-            input_ids=rows[:, :-1].contiguous(), labels=targets, shift_labels=targets
-        ).loss
-        self.pace.loss_is_finite &= bool(torch.isfinite(loss))
-        return loss
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: nothing here reads the count, and it costs a pass over the parameters."""
-        return 0
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Return loss, perplexity and bits per byte on part of the held-out tokens."""
-        result = self.quick_likelihood()
-        if result is None:
-            return {}
-        metrics = {
-            "eval_loss": result.loss,
-            "eval_perplexity": result.perplexity,
-            "eval_bits_per_byte": result.bits_per_byte,
-        }
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
+    def _agree(self, loss: Tensor) -> float:
+        """Return the mean loss of all processes, which take the first one's time and interrupt."""
+        elapsed, main = self.progress.tick(), self.accelerator.is_main_process
+        shared = torch.tensor(
+            [
+                loss.item() / self.accelerator.num_processes,
+                elapsed if main else 0.0,
+                main and self.interrupted(),
+            ],
+            dtype=torch.float64,
+            device=self.accelerator.device,
         )
-        return metrics
+        mean, self.progress.elapsed, stop = self.accelerator.reduce(shared).tolist()
+        self.pace.was_interrupted = bool(stop)
+        return float(mean)
 
-    @torch.no_grad()
-    def quick_likelihood(
-        self, *, together: bool = True, precision: str | None = None
-    ) -> Likelihood | None:
-        """Return the likelihood of part of the held-out tokens; None where there are none.
+    def _evaluate(self) -> bool:
+        """Evaluate; return whether to save for its sake.
 
-        Args:
-            together: Every process takes a share and gets the result of all.
-            precision: Of the computation; the run's if None.
+        Raises:
+            NumericalError: the loss is NaN or infinite.
         """
-        if self.validation is None:
-            return None
-        self.module.eval()
-        state = PartialState()
-        share = together and state.num_processes > 1
-        rows = (
-            self.validation[state.process_index :: state.num_processes]
-            if share
-            else self.validation
-        )
-        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        at_once = max(1, 1024 // self.blocks.context)
-        context = autocast(precision or self.precision, self.args.device)
-        with torch.compiler.set_stance("force_eager"), context:
-            for row in torch.split(rows.to(self.args.device), at_once) if len(rows) else ():
-                total[0] += token_losses(self.module, row).double().sum()
-                total[1] += row.numel() - len(row)
-        self.module.train()
-        if share:
-            torch.distributed.all_reduce(total)
-        nats, tokens = total.tolist()
-        return Likelihood(
-            nats=nats, tokens=int(tokens), bytes=max(1, round(tokens * self.bytes_per_token))
+        found = self.evaluation(self.module, self.precision, accelerator=self.accelerator)
+        if found is None:
+            return False
+        if not math.isfinite(found.loss):
+            raise self._not_finite("The validation loss", self.progress.step)
+        if self.accelerator.is_main_process:
+            self.metrics.log_validation(self.progress.step, found)
+            self.sampler(self.module, self.progress.step)
+        return self.pace.after_evaluation(found.loss)
+
+    def _save(self) -> None:
+        """Store a checkpoint.
+
+        Raises:
+            NumericalError: the weights are not what to keep.
+        """
+        progress = self.progress
+        if not all(bool(torch.isfinite(each).all()) for each in self.module.parameters()):
+            raise self._not_finite("A weight", progress.step)
+        now = Checkpoint(step=progress.step, elapsed=progress.elapsed, best=self.pace.best)
+        self.checkpoints.save(self.accelerator, self.module, now)
+        self._has_checkpoint = True
+
+    def _not_finite(self, what: str, step: int) -> NumericalError:
+        again = "Go on from the last checkpoint with --resume and" if self._has_checkpoint else ""
+        return NumericalError(
+            f"{what} became NaN or infinite in step {step}.",
+            f"{again or 'Start again with'} a lower --learning-rate.",
         )

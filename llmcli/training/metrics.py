@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
+from llmcli.training.evaluation import Likelihood
 from llmcli.training.schedule import Progress, sequence_length
 
 Report = Callable[[dict[str, Any]], None]
 """Called with each record of ``metrics.jsonl``."""
 
 
-class MetricsLog(TrainerCallback):
+class MetricsLog:
     """Writes a record at each log, and hands it to ``report``.
 
     Args:
@@ -26,6 +25,7 @@ class MetricsLog(TrainerCallback):
         grow_from: As in the settings.
         context: Of the model.
         report: Also gets each record.
+        writes: Whether this process is the one that writes.
     """
 
     def __init__(
@@ -37,59 +37,66 @@ class MetricsLog(TrainerCallback):
         grow_from: int | None,
         context: int,
         report: Report,
+        writes: bool = True,
     ) -> None:
         self.path = path
         self.progress = progress
         self.tokens_per_step = tokens_per_step
         self.grow_from, self.context = grow_from, context
         self.report = report
-        self._at = (0, time.monotonic())
+        self.writes = writes
+        self.restart(0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        """Begin to measure the rate."""
-        self._at = (state.global_step, time.monotonic())
+    def restart(self, step: int) -> None:
+        """Measure the rate, and the mean of the losses, from here on."""
+        self._at = (step, time.monotonic())
+        self._losses: list[float] = []
+        self._last: dict[str, float | None] = {}
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """Write one record."""
-        logs = logs or {}
-        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
-            return
-        fraction = self.progress.fraction
-        record: dict[str, Any] = {
-            "step": state.global_step,
-            "tokens": state.global_step * self.tokens_per_step,
-            "elapsed": round(self.progress.elapsed, 1),
-            "progress": round(fraction, 4),
-        }
-        if "loss" in logs:
-            step, since = self._at
-            now = time.monotonic()
-            rate = (state.global_step - step) * self.tokens_per_step / max(now - since, 1e-9)
-            self._at = (state.global_step, now)
-            record |= {
-                "loss": logs["loss"],
-                "learning_rate": logs.get("learning_rate"),
-                "grad_norm": logs.get("grad_norm"),
+    def add(self, loss: float, *, learning_rate: float, grad_norm: float | None) -> None:
+        """Take up one step."""
+        self._losses.append(loss)
+        self._last = {"learning_rate": learning_rate, "grad_norm": grad_norm}
+
+    def log_training(self, step: int) -> None:
+        """Write the mean loss of the steps since the last record."""
+        before, since = self._at
+        rate = (step - before) * self.tokens_per_step / max(time.monotonic() - since, 1e-9)
+        length = sequence_length(
+            self.progress.fraction, grow_from=self.grow_from, context=self.context
+        )
+        self._write(
+            step,
+            {
+                "loss": sum(self._losses) / len(self._losses),
+                **self._last,
                 "tokens_per_second": round(rate, 1),
-                "sequence_length": sequence_length(
-                    fraction, grow_from=self.grow_from, context=self.context
-                ),
-            }
-        else:
-            record |= {
-                "validation_loss": logs["eval_loss"],
-                "validation_perplexity": logs["eval_perplexity"],
-                "validation_bits_per_byte": logs["eval_bits_per_byte"],
-            }
+                "sequence_length": length,
+            },
+        )
+        self.restart(step)
+
+    def log_validation(self, step: int, found: Likelihood) -> None:
+        """Write an evaluation."""
+        self._write(
+            step,
+            {
+                "validation_loss": found.loss,
+                "validation_perplexity": found.perplexity,
+                "validation_bits_per_byte": found.bits_per_byte,
+            },
+        )
+
+    def _write(self, step: int, measured: dict[str, Any]) -> None:
+        if not self.writes:
+            return
+        record = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "elapsed": round(self.progress.elapsed, 1),
+            "progress": round(self.progress.fraction, 4),
+            **measured,
+        }
         with self.path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(record) + "\n")
         self.report(record)

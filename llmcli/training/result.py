@@ -28,7 +28,7 @@ from llmcli.training.export import (
     write_model,
     write_tokenizer,
 )
-from llmcli.training.loop import LanguageTrainer
+from llmcli.training.loop import TrainingLoop
 from llmcli.training.metrics import read_metrics
 from llmcli.training.room import cannot_write
 from llmcli.training.run import METRICS, Run
@@ -85,7 +85,7 @@ class Result:
 def finish(
     run: Run,
     data: Data,
-    trainer: LanguageTrainer,
+    loop: TrainingLoop,
     *,
     processes: int,
     notify: Callable[[str], None],
@@ -97,8 +97,8 @@ def finish(
     Raises:
         StorageError: the disk does not take it; the checkpoints stay.
     """
-    model = _trained(run, trainer)
-    precision, tried = choose_precision(model, run.settings.store, lambda: _quick_loss(trainer))
+    model = _trained(run, loop)
+    precision, tried = choose_precision(model, run.settings.store, lambda: _quick_loss(loop, model))
     staged = run.work / "result"
     shutil.rmtree(staged, ignore_errors=True)
     if run.base is None:
@@ -113,13 +113,13 @@ def finish(
     install(staged, run.output)
     notify("Measuring on all held-out text.")
     with rounded(model, precision):
-        validation = _exact(run, data, trainer, model)
+        validation = _exact(run, data, model)
     records = read_metrics(run.output / METRICS)
-    progress = trainer.pace.progress
+    progress = loop.progress
     result = Result(
         folder=run.output,
         steps=progress.step,
-        tokens=progress.step * trainer.blocks.blocks_per_step * run.context,
+        tokens=progress.step * loop.blocks.blocks_per_step * run.context,
         seconds=progress.elapsed,
         parameters=sum(p.numel() for p in model.parameters()),
         precision=precision,
@@ -135,27 +135,23 @@ def finish(
     return result
 
 
-def _trained(run: Run, trainer: LanguageTrainer) -> PreTrainedModel:
+def _trained(run: Run, loop: TrainingLoop) -> PreTrainedModel:
     """Return the best model where the run was looking for it, else the last."""
-    best = trainer.state.best_global_step
-    if run.settings.early_stopping is not None and best is not None:
-        trainer._load_from_checkpoint(str(run.work / "checkpoints" / f"checkpoint-{best}"))
-    model: Any = trainer.model
+    if loop.pace.best is not None:
+        run.checkpoints.load_weights(loop.module, loop.pace.best.step)
+    model: Any = loop.module
     if run.settings.adapter is not None and run.settings.adapter.merge:
         model = model.merge_and_unload()
-    trainer.model = model
     return model  # type: ignore[no-any-return]
 
 
-def _quick_loss(trainer: LanguageTrainer) -> float:
+def _quick_loss(loop: TrainingLoop, model: PreTrainedModel) -> float:
     # In bfloat16 arithmetic every stored precision would look like bfloat16.
-    likelihood = trainer.quick_likelihood(together=False, precision="float32")
+    likelihood = loop.evaluation(model, "float32")
     return likelihood.loss if likelihood is not None else 0.0
 
 
-def _exact(
-    run: Run, data: Data, trainer: LanguageTrainer, model: PreTrainedModel
-) -> Likelihood | None:
+def _exact(run: Run, data: Data, model: PreTrainedModel) -> Likelihood | None:
     if data.validation.tokens <= len(data.validation.lengths):
         return None
     with torch.compiler.set_stance("force_eager"):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
+from llmcli.training.checkpoints import Checkpoints
 from llmcli.training.data import Data, load_data, prepare_data
-from llmcli.training.pace import last_checkpoint
 from llmcli.training.sample import check_sample_prompt
 from llmcli.training.settings import ModelShape, TrainSettings
 from llmcli.training.tokens import Blocks
@@ -64,9 +64,9 @@ class Run:
         return self.output / WORK
 
     @property
-    def checkpoints(self) -> Path:
-        """Where the trainer saves."""
-        return self.work / "checkpoints"
+    def checkpoints(self) -> Checkpoints:
+        """Where the run can be taken up again."""
+        return Checkpoints(self.work / "checkpoints")
 
     @property
     def context(self) -> int:
@@ -109,7 +109,7 @@ def claimed(run: Run) -> Iterator[None]:
         run.work.mkdir(parents=True)
         yield
     except BaseException:
-        if last_checkpoint(run.checkpoints) is None:
+        if run.checkpoints.last() is None:
             shutil.rmtree(run.work, ignore_errors=True)
             with suppress(OSError):
                 (run.output / METRICS).unlink(missing_ok=True)

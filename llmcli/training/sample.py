@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmcli.errors import InvalidInput
 from llmcli.tokenization.tokenizer import Tokenizer
@@ -40,8 +39,8 @@ def _fits(prompt: str, tokenizer: Tokenizer, context: int) -> bool:
     return len(tokenizer.ids(prompt)) + tokenizer.adds_bos < context
 
 
-class Sampler(TrainerCallback):
-    """Hands ``report`` a record with a ``sample`` after each evaluation.
+class Sampler:
+    """Hands ``report`` a record with a ``sample``.
 
     The generator that training draws from is left as it was.
 
@@ -73,22 +72,16 @@ class Sampler(TrainerCallback):
         self.max_new_tokens = min(max_new_tokens, context - len(self.ids))
 
     @torch.no_grad()
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: Any = None,
-        **_: Any,
-    ) -> None:
-        """Draw the sample, in the first process."""
-        if not state.is_world_process_zero or self.max_new_tokens < 1:
+    def __call__(self, model: Any, step: int) -> None:
+        """Draw the sample from a model in training, which is left so."""
+        if self.max_new_tokens < 1:
             return
-        devices = [] if args.device.type == "cpu" else [args.device]
+        device = next(model.parameters()).device
+        devices = [] if device.type == "cpu" else [device]
         model.eval()
         with torch.random.fork_rng(devices), torch.compiler.set_stance("force_eager"):
-            torch.manual_seed(state.global_step)
-            ids = torch.tensor([self.ids], device=args.device)
+            torch.manual_seed(step)
+            ids = torch.tensor([self.ids], device=device)
             drawn = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -102,4 +95,4 @@ class Sampler(TrainerCallback):
             )[0, 1:]
         model.train()
         text = self.tokenizer.decode_bytes(drawn.tolist()).decode("utf-8", "replace")
-        self.report({"step": state.global_step, "progress": self.progress.fraction, "sample": text})
+        self.report({"step": step, "progress": self.progress.fraction, "sample": text})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from llmcli.training.settings import TrainSettings
 
@@ -71,20 +70,6 @@ def learning_rate_factor(fraction: float, settings: TrainSettings) -> float:
     if settings.schedule == "wsd":
         return min(1.0, (1 - fraction) / settings.decay)
     return 1.0
-
-
-def set_learning_rate(scheduler: Any, fraction: float, settings: TrainSettings) -> None:
-    """Give a schedule the learning rate of the settings, where a checkpoint brought another.
-
-    Args:
-        scheduler: torch's ``LambdaLR``.
-        fraction: Of the run that is done.
-        settings: The highest learning rate, and the schedule.
-    """
-    scheduler.base_lrs = [settings.learning_rate] * len(scheduler.base_lrs)
-    for group in scheduler.optimizer.param_groups:
-        group["initial_lr"] = settings.learning_rate
-        group["lr"] = settings.learning_rate * learning_rate_factor(fraction, settings)
 
 
 def sequence_length(fraction: float, *, grow_from: int | None, context: int) -> int:

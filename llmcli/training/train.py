@@ -6,20 +6,20 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers import PreTrainedModel
 
 from llmcli.errors import OutOfMemory, is_out_of_memory
 from llmcli.system import bounded_memory, keep_freed_memory
+from llmcli.training.checkpoints import Checkpoint
 from llmcli.training.data import Data, load_data
-from llmcli.training.loop import LanguageTrainer
+from llmcli.training.evaluation import QuickEvaluation
+from llmcli.training.loop import TrainingLoop
 from llmcli.training.metrics import MetricsLog, Report, cut_metrics
 from llmcli.training.model import (
     add_adapter,
@@ -28,7 +28,7 @@ from llmcli.training.model import (
     set_dropout,
     training_precision,
 )
-from llmcli.training.pace import Pace, last_checkpoint
+from llmcli.training.pace import Pace
 from llmcli.training.processes import LostProcess
 from llmcli.training.room import cannot_write, check_room, is_failed_write
 from llmcli.training.run import METRICS, Run, claimed, make_blocks, prepare
@@ -93,67 +93,75 @@ def _train(
     data = load_data(run.work)
     if state.is_main_process:
         notify(_described(data))
-    trainer = _trainer(run, data, report=report, interrupted=interrupted)
+    checkpoint = run.checkpoints.last() if run.resume else None
+    loop = _loop(run, data, checkpoint, report=report, interrupted=interrupted)
     if state.is_main_process:
-        check_room(run.work, trainer.module)
-    checkpoint = last_checkpoint(run.checkpoints) if run.resume else None
-    if checkpoint is not None and state.is_main_process:
-        notify(f"Going on after step {checkpoint.step}.")
-    if trainer.pace.progress.fraction < 1:
-        resume_from = str(checkpoint.folder) if checkpoint else None
-        trainer.train(resume_from_checkpoint=resume_from)
-    elif checkpoint is not None:
-        trainer._load_from_checkpoint(str(checkpoint.folder))
-        trainer.state = TrainerState.load_from_json(str(checkpoint.folder / TRAINER_STATE_NAME))
-    if trainer.pace.was_interrupted or not state.is_main_process:
+        check_room(run.work, loop.module)
+    if checkpoint is not None:
+        if state.is_main_process:
+            notify(f"Going on after step {checkpoint.step}.")
+        loop.resume(checkpoint)
+    loop.run()
+    if loop.pace.was_interrupted or not state.is_main_process:
         return None
     from llmcli.training.result import finish
 
-    return finish(run, data, trainer, processes=state.num_processes, notify=notify)
+    return finish(run, data, loop, processes=state.num_processes, notify=notify)
 
 
-def _trainer(
-    run: Run, data: Data, *, report: Report, interrupted: Callable[[], bool]
-) -> LanguageTrainer:
-    state, settings = PartialState(), run.settings
+def _loop(
+    run: Run,
+    data: Data,
+    checkpoint: Checkpoint | None,
+    *,
+    report: Report,
+    interrupted: Callable[[], bool],
+) -> TrainingLoop:
+    settings = run.settings
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
+    main = accelerator.is_main_process
     torch.manual_seed(settings.seed)
-    blocks = make_blocks(run, data, state.num_processes)
+    blocks = make_blocks(run, data, accelerator.num_processes)
     progress = Progress(max_steps=_max_steps(settings, blocks), max_time=settings.max_time)
-    checkpoint = last_checkpoint(run.checkpoints) if run.resume else None
     if checkpoint is not None:
         progress.step, progress.elapsed = checkpoint.step, checkpoint.elapsed
-    metrics = run.output / METRICS
-    if state.is_main_process and run.resume:
-        cut_metrics(metrics, after=progress.step)
-    arguments = _training_arguments(run.work, settings, progress.max_steps)
-    model = _model(run, data)
-    return LanguageTrainer(
-        model=model,
-        args=arguments,
-        blocks=blocks,
-        validation=data.validation_rows(run.context, settings.validation_tokens),
+    path = run.output / METRICS
+    if main and run.resume:
+        cut_metrics(path, after=progress.step)
+    metrics = MetricsLog(
+        path,
+        progress=progress,
+        tokens_per_step=blocks.blocks_per_step * run.context,
+        grow_from=settings.grow_from,
+        context=run.context,
+        report=report,
+        writes=main,
+    )
+    evaluation = QuickEvaluation(
+        rows=data.validation_rows(run.context, settings.validation_tokens),
         bytes_per_token=sum(data.validation.sizes) / max(1, data.validation.tokens),
+    )
+    sampler = Sampler(
+        data.tokenizer,
+        start=data.end_of_text,
+        prompt=settings.sample_prompt,
+        context=run.context,
+        progress=progress,
+        report=report,
+    )
+    return TrainingLoop(
+        accelerator=accelerator,
+        model=_model(run, data),
+        blocks=blocks,
         settings=settings,
-        precision=training_precision(settings.precision, arguments.device),
-        pace=Pace(progress, settings, interrupted=interrupted),
-        callbacks=[
-            MetricsLog(
-                metrics,
-                progress=progress,
-                tokens_per_step=blocks.blocks_per_step * run.context,
-                grow_from=settings.grow_from,
-                context=run.context,
-                report=report,
-            ),
-            Sampler(
-                data.tokenizer,
-                start=data.end_of_text,
-                prompt=settings.sample_prompt,
-                context=run.context,
-                progress=progress,
-                report=report,
-            ),
-        ],
+        progress=progress,
+        precision=training_precision(settings.precision, accelerator.device),
+        pace=Pace(progress, settings, best=checkpoint.best if checkpoint else None),
+        checkpoints=run.checkpoints,
+        evaluation=evaluation,
+        metrics=metrics,
+        sampler=sampler,
+        interrupted=interrupted,
     )
 
 
@@ -178,35 +186,6 @@ def _model(run: Run, data: Data) -> PreTrainedModel:
     if settings.adapter is not None:
         model = add_adapter(model, settings.adapter, dropout=settings.dropout)
     return model
-
-
-def _training_arguments(work: Path, settings: TrainSettings, max_steps: int) -> TrainingArguments:
-    """Return Trainer's arguments; when to log, evaluate and save is the pace's."""
-    use_cpu = not torch.cuda.is_available()
-    several = PartialState().num_processes > 1
-    return TrainingArguments(
-        output_dir=str(work / "checkpoints"),
-        max_steps=max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        max_grad_norm=settings.max_grad_norm,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
-        use_cpu=use_cpu,
-        ddp_backend="gloo" if several and use_cpu else None,
-        ddp_find_unused_parameters=False,
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        save_total_limit=2,
-        ignore_data_skip=True,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        log_level="critical",
-        log_level_replica="critical",  # else Trainer lets the other processes warn
-        report_to=[],
-    )
 
 
 def _described(data: Data) -> str:

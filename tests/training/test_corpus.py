@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.errors import InvalidInput, InvalidText, StorageError
+from llmcli.errors import InvalidInput, InvalidText
 from llmcli.training.corpus import Document, choose_held_out, expand, read_documents
 
 
@@ -26,7 +27,7 @@ def test_jsonl_has_a_document_a_line(tmp_path: Path) -> None:
     path.write_text('{"text": "one", "id": 7}\n\n{"text": "zwei\\n"}\n{"text": "  "}\n')
     assert list(read_documents([str(path)])) == [
         Document("tales.jsonl:1", "one"),
-        Document("tales.jsonl:3", "zwei\n"),
+        Document("tales.jsonl:2", "zwei\n"),
     ]
 
 
@@ -34,18 +35,35 @@ def test_jsonl_has_a_document_a_line(tmp_path: Path) -> None:
     ("line", "says"),
     [
         ("{", "Line 2 of"),
-        ("[]", "Line 2 of"),
+        ("[]", "Line 2 of .* has no text in the field"),
         ('{"txt": "x"}', "Line 2 of"),
-        ("[" * 100_000, "Line 2 of"),
-        ('{"text": 3}', "is no string"),
+        ("[" * 100_000, "Line 2 of .* nested too deeply"),
+        ('{"text": 3}', "has no text in the field"),
         ('{"text": "\\ud800"}', "lone surrogate"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path: Path, line: str, says: str) -> None:
     path = tmp_path / "tales.jsonl"
     path.write_text(f'{{"text": "fine"}}\n{line}\n')
-    with pytest.raises(InvalidText, match=says):
+    with pytest.raises(InvalidInput, match=says):
         list(read_documents([str(path)]))
+
+
+def test_tables_and_what_is_compressed(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('id,text\n1,one\n2,"two\nlines"\n')
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(b'{"text": "three"}\n'))
+    found = read_documents([str(tmp_path / "a.csv"), str(tmp_path / "b.jsonl.gz")])
+    assert [(document.name, document.text) for document in found] == [
+        ("a.csv:1", "one"),
+        ("a.csv:2", "two\nlines"),
+        ("b.jsonl.gz:1", "three"),
+    ]
+
+
+def test_a_file_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmcli.training.corpus._LONGEST", 1 << 22)
+    with pytest.raises(InvalidInput, match="/dev/zero is longer than 4 Mi characters"):
+        list(read_documents(["/dev/zero"]))
 
 
 def test_split_on_cuts_files_but_not_records(tmp_path: Path) -> None:
@@ -73,7 +91,7 @@ def test_what_cannot_be_had(tmp_path: Path) -> None:
         expand([str(tmp_path / "missing")])
     with pytest.raises(InvalidInput, match="holds no"):
         expand([str(tmp_path)])
-    with pytest.raises(StorageError, match="Cannot read"):
+    with pytest.raises(InvalidInput, match="Cannot read"):
         list(read_documents([str(tmp_path / "missing")]))
 
 

@@ -17,7 +17,7 @@ def test_out_of_memory(tales: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def fail(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
 
-    monkeypatch.setattr("llmcli.training.loop.LanguageTrainer.compute_loss", fail)
+    monkeypatch.setattr("llmcli.training.loop.TrainingLoop.loss", fail)
     with pytest.raises(OutOfMemory, match="does not fit"):
         train(tiny_run(tales, tmp_path / "m"))
 

@@ -23,8 +23,9 @@ from llmcli.errors import (
     OutOfMemory,
     StorageError,
 )
+from llmcli.training.checkpoints import Checkpoints
+from llmcli.training.loop import TrainingLoop
 from llmcli.training.metrics import read_metrics
-from llmcli.training.pace import last_checkpoint
 from llmcli.training.settings import Adapter, ModelShape
 from llmcli.training.train import train
 
@@ -176,18 +177,14 @@ def test_a_loss_that_is_no_number(tales: Path, tmp_path: Path) -> None:
     checkpoint = output / "training" / "checkpoints" / "checkpoint-3"
     assert checkpoint.is_dir()
     run = tiny_run(tales, output, max_steps=400, learning_rate=3e-3, resume=True, save_every=1e6)
-    from llmcli.training.loop import LanguageTrainer
 
-    class Broken(LanguageTrainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().compute_loss(*args, **kwargs)
-            if self.state.global_step < 5:
-                return loss
-            self.pace.loss_is_finite = False
-            return loss * float("nan")
+    class Broken(TrainingLoop):
+        def loss(self, rows: torch.Tensor) -> torch.Tensor:
+            loss = super().loss(rows)
+            return loss if self.progress.step < 5 else loss * float("nan")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmcli.training.train.LanguageTrainer", Broken)
+        patch.setattr("llmcli.training.train.TrainingLoop", Broken)
         with pytest.raises(NumericalError, match="NaN or infinite in step 6"):
             train(run)
     assert checkpoint.is_dir()
@@ -196,22 +193,21 @@ def test_a_loss_that_is_no_number(tales: Path, tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_are_not_kept(tales: Path, tmp_path: Path) -> None:
     """The step that breaks them has a finite loss; its checkpoint would be the last one."""
-    from llmcli.training.loop import LanguageTrainer
 
-    class Broken(LanguageTrainer):
-        def compute_loss(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-            loss = super().compute_loss(*args, **kwargs)
-            if self.state.global_step < 5:
+    class Broken(TrainingLoop):
+        def loss(self, rows: torch.Tensor) -> torch.Tensor:
+            loss = super().loss(rows)
+            if self.progress.step < 5:
                 return loss
             weight = next(self.module.parameters())
             return loss + 0 * (0 * weight).square().sum().sqrt()  # a slope without end, at 0
 
     output = tmp_path / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("llmcli.training.train.LanguageTrainer", Broken)
+        patch.setattr("llmcli.training.train.TrainingLoop", Broken)
         with pytest.raises(NumericalError, match="A weight became NaN or infinite in step 6"):
             train(tiny_run(tales, output, save_every=1e-6))
-    last = last_checkpoint(output / "training" / "checkpoints")
+    last = Checkpoints(output / "training" / "checkpoints").last()
     assert last is not None
     assert last.step == 5
     # Lowering the learning rate is the way on.
@@ -281,7 +277,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr("llmcli.training.loop.LanguageTrainer.compute_loss", broken)
+    monkeypatch.setattr("llmcli.training.loop.TrainingLoop.loss", broken)
     with pytest.raises(OutOfMemory):
         train(tiny_run(tales, tmp_path / "a" / "b"))
     assert list(tmp_path.iterdir()) == []
