@@ -5,22 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llmcli.engine.blueprint import Blueprint, Layer
+from llmcli.engine.families.bloom import NAMES
 from llmcli.engine.families.fields import Fields
 from llmcli.engine.families.rotation import rotary
 from llmcli.engine.families.weights import Names
 
-_NAMES = Names(
-    embedding="transformer.word_embeddings",
-    layers="transformer.h.{}.",
-    attention_norm="input_layernorm",
-    qkv="self_attention.query_key_value",
-    qkv_layout="grouped",
-    attention_out="self_attention.dense",
-    mlp_norm="post_attention_layernorm",
-    up="mlp.dense_h_to_4h",
-    down="mlp.dense_4h_to_h",
-    final_norm="transformer.ln_f",
-)
+_NAMES = replace(NAMES, embedding_norm="")
 
 
 def falcon(fields: Fields) -> tuple[Blueprint, Names]:

@@ -35,8 +35,13 @@ def windows(fields: Fields, layers: int) -> list[int | None]:
     return [width if each == "sliding_attention" else None for each in types]
 
 
-def base(fields: Fields) -> Blueprint:
-    """What all of them have in common, of the fields that all of them have."""
+def base(fields: Fields, *, epsilon: str = "rms_norm_eps") -> Blueprint:
+    """What all of them have in common, of the fields that all of them have.
+
+    Args:
+        fields: Of the config.
+        epsilon: The field with the norms' epsilon.
+    """
     width, heads = fields.integer("hidden_size"), fields.integer("num_attention_heads")
     size = fields.integer("head_dim", width // heads)
     layers = fields.integer("num_hidden_layers")
@@ -51,7 +56,7 @@ def base(fields: Fields) -> Blueprint:
         head_size=size,
         layers=tuple(Layer(rotary=0, window=None, scale=size**-0.5) for _ in range(layers)),
         norm="rms",
-        epsilon=fields.number("rms_norm_eps"),
+        epsilon=fields.number(epsilon),
         activation=fields.activation("hidden_act"),
         gated=True,
         rotaries=(rotary(fields, head_size=size),),
@@ -65,6 +70,13 @@ def with_windows(blueprint: Blueprint, widths: list[int | None]) -> Blueprint:
     return replace(blueprint, layers=tuple(replace(each, window=width) for each, width in pairs))
 
 
+def with_one_window(fields: Fields, blueprint: Blueprint) -> Blueprint:
+    """The blueprint with ``sliding_window``, where it is set, for all layers."""
+    width = fields.value("sliding_window")
+    widths = [None if width is None else fields.integer("sliding_window")]
+    return with_windows(blueprint, widths * len(blueprint.layers))
+
+
 def llama(fields: Fields) -> tuple[Blueprint, Names]:
     """LlamaForCausalLM."""
     fields.only("pretraining_tp", 1)
@@ -73,7 +85,4 @@ def llama(fields: Fields) -> tuple[Blueprint, Names]:
 
 def mistral(fields: Fields) -> tuple[Blueprint, Names]:
     """MistralForCausalLM: one window for all layers."""
-    blueprint = base(fields)
-    width = fields.value("sliding_window")
-    widths = [None if width is None else fields.integer("sliding_window")] * len(blueprint.layers)
-    return with_windows(blueprint, widths), NAMES
+    return with_one_window(fields, base(fields)), NAMES
