@@ -138,18 +138,18 @@ def _answer_once(talk: Conversation, text: str, options: ChatOptions, console: C
 
     talk.say(text)
     reply, interrupted = Reply(), InterruptFlag()
+    streams = console.choose(json=False, text=True)
     with interrupted:
         for event in talk.answer(reply, interrupted):
-            if event.text and not console.json_output:
+            if event.text and streams:
                 console.write(event.text)
                 console.flush()
     _keep(talk, options)
-    if console.json_output:
-        about = {**provenance(talk.model), "sampling": settings_record(talk.params)}
-        console.record(reply_record(talk, reply, about))
-    else:
+    if streams:
         console.write_raw("\n")
         console.flush()
+    about = {**provenance(talk.model), "sampling": settings_record(talk.params)}
+    console.json_only(reply_record(talk, reply, about))
     if reply.dropped_messages:
         console.notice(f"The oldest {reply.dropped_messages} messages did not fit the context.")
     return interrupted.set

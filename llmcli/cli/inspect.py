@@ -196,15 +196,21 @@ def inspect(
         )
     if options.html is not None:
         _write_page(loaded, seen, options.html, inputs, console)
-    if console.json_output:
+    if console.choose(json=True, text=False):
         console.record(_record(loaded, seen, text))
-        return
+    else:
+        _write_views(console, loaded, seen, options)
+
+
+def _write_views(
+    console: Console, model: LanguageModel, seen: Inspection, options: InspectOptions
+) -> None:
     from llmcli.terminal.inspect import inspect_views
 
     views = inspect_views(
         seen,
-        loaded.token_bytes,
-        name=loaded.name,
+        model.token_bytes,
+        name=model.name,
         views=options.views(),
         layer=options.layer,
         head=options.head,
@@ -255,7 +261,8 @@ def _request(
                     "out; --attention --lens --attribute puts it on the page."
                 )
         views.add("overview")
-    whole = options.html is not None or console.json_output
+    cells = console.choose(json=_JSON_CELLS, text=_PAGE_CELLS)
+    whole = options.html is not None or console.choose(json=True, text=False)
     return InspectRequest(
         views=frozenset(views),
         text=text,
@@ -265,7 +272,7 @@ def _request(
         head=options.head,
         maps=whole or options.head is not None,
         window=options.window,
-        cells=_JSON_CELLS if console.json_output else _PAGE_CELLS,
+        cells=cells,
         every_position=whole,
         target=options.attribute or None,
         contrast=options.contrast,

@@ -60,15 +60,13 @@ def list_command(console: Console) -> None:
     from llmcli.hub.inventory import list_models
 
     found = list_models()
-    if console.json_output:
-        for model in found:
-            console.record({**asdict(model), "folder": str(model.folder)})
-        return
-    rows = [_row(model) for model in found]
-    if rows:
-        _write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
-    else:
+    for model in found:
+        console.json_only({**asdict(model), "folder": str(model.folder)})
+    if not found:
         console.info("No models are here. llmcli models pull NAME fetches one.")
+    elif console.choose(json=False, text=True):
+        rows = [_row(model) for model in found]
+        _write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
 
 
 @models.command()
@@ -92,17 +90,9 @@ def pull(model: str, console: Console, **options: Any) -> None:
       llmcli models pull gpt2 --refresh
     """
     found = find_files(LoadOptions(model=model, **options), console)
-    if console.json_output:
-        console.record(
-            {
-                "name": found.name,
-                "origin": found.origin,
-                "revision": found.commit,
-                "folder": str(found.adapter or found.folder),
-            }
-        )
-    else:
-        _write_path(console, found.adapter or found.folder)
+    folder = found.adapter or found.folder
+    record = {"name": found.name, "origin": found.origin, "revision": found.commit}
+    console.answer({**record, "folder": str(folder)}, lambda: _write_path(console, folder))
 
 
 @models.command()
@@ -122,14 +112,7 @@ def show(model: str, revision: str | None, console: Console) -> None:
 
     found = find_local(model, revision=revision, notify=console.notice)
     description = describe_folder(found)
-    if console.json_output:
-        console.record(description)
-        return
-    files = description.pop("files")
-    rows = [(name.replace("_", " "), _shown(name, v)) for name, v in description.items()]
-    _write_table(console, [row for row in rows if row[1]], header=False)
-    console.line()
-    _write_table(console, [(name, _human_size(size)) for name, size in files.items()], header=False)
+    console.answer(description, lambda: _write_description(console, description))
 
 
 @models.command()
@@ -158,10 +141,10 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
             raise InvalidInput("Nobody is there to be asked.", "Give --yes to delete it.")
         click.confirm(f"Delete {model} ({size})?", abort=True, err=True)
     freed = remove_prepared(reference) + remove_cached(reference)
-    if console.json_output:
-        console.record({"name": reference.name, "revision": reference.revision, "freed": freed})
-    else:
-        console.info(f"Deleted {model}: {_human_size(freed)} are free again.")
+    console.answer(
+        {"name": reference.name, "revision": reference.revision, "freed": freed},
+        lambda: console.info(f"Deleted {model}: {_human_size(freed)} are free again."),
+    )
 
 
 @models.command()
@@ -186,12 +169,11 @@ def repair(folder: str, output: str, console: Console) -> None:
     from llmcli.models.repair import repair as make_clean
 
     done = make_clean(Path(folder), Path(output))
-    if console.json_output:
-        console.record({"folder": str(done.folder), "changes": done.changes})
-        return
-    for change in done.changes or ["nothing had to be changed"]:
-        console.info(change)
-    _write_path(console, done.folder)
+    if console.choose(json=False, text=True):
+        for change in done.changes or ["nothing had to be changed"]:
+            console.info(change)
+    record = {"folder": str(done.folder), "changes": done.changes}
+    console.answer(record, lambda: _write_path(console, done.folder))
 
 
 @models.command()
@@ -209,10 +191,8 @@ def path(model: str, revision: str | None, console: Console) -> None:
     from llmcli.hub.resolve import find_local
 
     found = find_local(model, revision=revision, notify=console.notice)
-    if console.json_output:
-        console.record({"name": found.name, "folder": str(found.folder)})
-    else:
-        _write_path(console, found.folder)
+    record = {"name": found.name, "folder": str(found.folder)}
+    console.answer(record, lambda: _write_path(console, found.folder))
 
 
 def _write_path(console: Console, folder: Path) -> None:
@@ -221,6 +201,18 @@ def _write_path(console: Console, folder: Path) -> None:
         console.line(str(folder))
     else:
         console.write_bytes(os.fsencode(folder) + b"\n")
+
+
+def _write_description(console: Console, description: dict[str, Any]) -> None:
+    rows = [
+        (name.replace("_", " "), _shown(name, value))
+        for name, value in description.items()
+        if name != "files"
+    ]
+    _write_table(console, [row for row in rows if row[1]], header=False)
+    console.line()
+    files = [(name, _human_size(size)) for name, size in description["files"].items()]
+    _write_table(console, files, header=False)
 
 
 def _row(model: LocalModel) -> tuple[str, ...]:

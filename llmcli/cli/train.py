@@ -281,14 +281,12 @@ def _show(result: Result, console: Console) -> None:
     for line in draw_curve(metric(result.records, "loss"), unit="tokens"):
         console.info(line)
     summary = result.summary()
-    if console.json_output:
-        console.record(summary)
-        return
-    console.line(
+    console.json_only(summary)
+    console.text_only(
         f"{summary['model']}: {summary['parameters']:,} parameters, {summary['steps']} steps"
     )
     if result.validation is not None:
-        console.line(
+        console.text_only(
             f"held out: loss {result.validation.loss:.4f}, "
             f"perplexity {result.validation.perplexity:.2f}, "
             f"bits per byte {result.validation.bits_per_byte:.4f}"

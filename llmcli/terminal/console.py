@@ -7,7 +7,7 @@ import os
 import select
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmcli.errors import StorageError
@@ -78,6 +78,13 @@ class Console:
         if self.json_output:
             return json
         return quiet if self.quiet and quiet is not None else text
+
+    def answer(self, record: Mapping[str, object], text: Callable[[], None]) -> None:
+        """Write a whole answer: the record in JSON, otherwise what ``text`` writes."""
+        if self.choose(json=True, text=False):
+            self.record(record)
+        else:
+            text()
 
     def json_only(self, record: Mapping[str, object]) -> None:
         """Write what is said in JSON alone."""
