@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 
 import click
 
+from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -31,10 +32,12 @@ from llmcli.terminal.progress import download_progress
 
 if TYPE_CHECKING:
     from llmcli.io.idfile import IdFormat
+    from llmcli.tasks.batch import Verb
     from llmcli.tokenization.chunks import Boundary, Chunk, Side
     from llmcli.tokenization.tokenizer import SpecialTokens
 
-Mode = Literal["ids", "count", "tokens", "format", "max_tokens", "split", "fits", "compare"]
+RowMode = Literal["ids", "count", "tokens", "max_tokens"]
+Mode = RowMode | Literal["format", "split", "fits", "compare"]
 _BARE = ("tokens", "max_tokens", "split")  # the modes in which nothing is put around a text
 
 
@@ -45,7 +48,6 @@ class EncodeSettings:
     count: bool
     tokens: bool
     format: IdFormat | None
-    output: str | None
     max_tokens: int | None
     truncate: Side
     split: int | None
@@ -55,21 +57,23 @@ class EncodeSettings:
     compare: tuple[str, ...]
     lines: bool
     null: bool
-    jsonl: bool
-    field: str
     special: SpecialTokens
     add_bos: bool | None
     add_eos: bool
     threads: int | None
+    batch: BatchOptions
 
     def __post_init__(self) -> None:
         chosen = [f"--{name.replace('_', '-')}" for name in self._chosen()]
         if len(chosen) > 1:
             raise InvalidInput(f"{' and '.join(chosen)} exclude each other.", "Give one of them.")
-        if self.lines + self.null + self.jsonl > 1:
+        if self.lines + self.null + self.batch.jsonl > 1:
             raise InvalidInput("--lines, --null and --jsonl exclude each other.", "Give one.")
-        if self.output is not None and self.mode not in ("format", "split"):
-            raise InvalidInput("-o goes with --format or --split.", "Redirect stdout instead.")
+        if self.output is not None and not (self.has_rows or self.mode in ("format", "split")):
+            raise InvalidInput(
+                "-o goes with --format, --split or a batch of rows (--jsonl).",
+                "Redirect stdout instead.",
+            )
         if self.overlap and self.split is None:
             raise InvalidInput("--overlap goes with --split.", "Add --split N.")
         if (self.add_bos or self.add_eos) and self.mode in _BARE:
@@ -97,9 +101,19 @@ class EncodeSettings:
     @property
     def kind(self) -> RecordKind:
         """What a record is."""
-        return (
-            "lines" if self.lines else "null" if self.null else "jsonl" if self.jsonl else "whole"
-        )
+        if self.batch.jsonl:
+            return "jsonl"
+        return "lines" if self.lines else "null" if self.null else "whole"
+
+    @property
+    def output(self) -> str | None:
+        """Where to, if not to stdout."""
+        return self.batch.output
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether each record gets one row."""
+        return self.batch.jsonl and self.mode in get_args(RowMode)
 
 
 @click.command()
@@ -110,12 +124,6 @@ class EncodeSettings:
     "--format",
     type=click.Choice(["npy", "bin"]),
     help="Ids as uint16 (uint32 for large vocabularies), to be mapped into memory.",
-)
-@click.option(
-    "-o",
-    "--output",
-    metavar="FILE",
-    help="Where --format writes; with --split a name such as 'chunk-{index:04}.txt'.",
 )
 @click.option(
     "--max-tokens",
@@ -158,9 +166,11 @@ class EncodeSettings:
 )
 @click.option("--lines", is_flag=True, help="Each line is a text of its own.")
 @click.option("--null", is_flag=True, help="Texts are separated by NUL bytes.")
-@click.option("--jsonl", is_flag=True, help="Each line is a JSON object with a text in it.")
-@click.option(
-    "--field", default="prompt", show_default=True, help="The text's name in a JSON object."
+@batch_options(
+    jsonl="Each line of the input is a JSON object with a text in it.",
+    output="Where --format writes; with --split a name such as 'chunk-{index:04}.txt'; "
+    "with --jsonl rows are appended as they are made.",
+    format_flags=("--input-format",),
 )
 @click.option(
     "--special",
@@ -181,6 +191,7 @@ class EncodeSettings:
 @output_options
 def encode(
     text: str | None,
+    batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -198,26 +209,35 @@ def encode(
       cat book.txt | llmcli encode --max-tokens 900 | llmcli generate -
       llmcli encode --split 512 --overlap 32 -i book.txt -o 'chunk-{index:04}.txt'
       llmcli encode --format bin -o train.bin --add-eos --jsonl --field text -i corpus.jsonl
+      llmcli encode --count --jsonl -i prompts.parquet -o counts.parquet
       llmcli encode --fits 1024 -i prompt.txt && echo "it fits"
     """
-    chosen = EncodeSettings(**settings)
+    chosen = EncodeSettings(**settings, batch=batch)
     if chosen.max_tokens is None:
         refuse_idle("goes with --max-tokens", truncate="--truncate")
     if chosen.split is None:
         refuse_idle("goes with --split", overlap="--overlap", boundary="--boundary")
-    if not chosen.jsonl:
-        refuse_idle("goes with --jsonl", field="--field")
+    batch.check(inputs, own_output=True, rows=chosen.has_rows)
+
+    def load(console: Console) -> Encoder:
+        tokenizer, resolved = load_tokenizer(model, console)
+        encoder = Encoder(
+            tokenizer=tokenizer,
+            model=resolved,
+            special=chosen.special,
+            threads=chosen.threads,
+            notify=console.notice,
+        )
+        if chosen.mode not in _BARE:
+            encoder.surround(bos=chosen.add_bos, eos=chosen.add_eos)
+        return encoder
+
+    json = console.choose(json=True, text=chosen.mode == "max_tokens")
+    if chosen.has_rows and (json or chosen.output is not None):
+        _run_batch(chosen, load, text, inputs, console)
+        return
     found = sources(text, inputs.files, notify=console.notice)
-    tokenizer, resolved = load_tokenizer(model, console)
-    encoder = Encoder(
-        tokenizer=tokenizer,
-        model=resolved,
-        special=chosen.special,
-        threads=chosen.threads,
-        notify=console.notice,
-    )
-    if chosen.mode not in _BARE:
-        encoder.surround(bos=chosen.add_bos, eos=chosen.add_eos)
+    encoder = load(console)
     # What is printed while the input is read would run into a bar on the same terminal.
     streams = chosen.mode in ("ids", "tokens") or chosen.kind != "whole"
     quiet = streams and console.stdout_is_terminal
@@ -228,7 +248,8 @@ def encode(
             found,
             kind=chosen.kind,
             errors=inputs.errors,
-            text_field=chosen.field,
+            columns=batch.columns,
+            asked=batch.input_format,
             watch=None if quiet else lambda: download_progress(console),
         ),
         kind=chosen.kind,
@@ -237,6 +258,28 @@ def encode(
     others = (encoder.beside(load_tokenizer(model.of(name), console)) for name in chosen.compare)
     _show(view, chosen, found, others)
     view.batch.finish()
+
+
+def _run_batch(
+    chosen: EncodeSettings,
+    load_encoder: Callable[[Console], Encoder],
+    text: str | None,
+    inputs: InputOptions,
+    console: Console,
+) -> None:
+    """A row for each record."""
+
+    def load(console: Console) -> Verb:
+        from llmcli.tasks.encode_batch import count_records, encode_records, truncate_records
+
+        encoder = load_encoder(console)
+        if chosen.max_tokens is not None:
+            return truncate_records(
+                encoder, chosen.max_tokens, drop=chosen.truncate, field=chosen.batch.field
+            )
+        return count_records(encoder) if chosen.count else encode_records(encoder)
+
+    run_batch(chosen.batch, () if text is None else (text,), inputs, console, load)
 
 
 def _show(
@@ -253,13 +296,13 @@ def _show(
         case "format":
             _write_ids(view, chosen, found)
         case "max_tokens":
-            view.truncated(chosen.max_tokens or 0, drop=chosen.truncate, field=chosen.field)
+            view.truncated(chosen.max_tokens or 0, drop=chosen.truncate)
         case "split":
             view.chunks(
                 chosen.split or 1,
                 overlap=chosen.overlap,
                 boundary=chosen.boundary,
-                field=chosen.field,
+                field=chosen.batch.field,
                 write=None if chosen.output is None else _chunk_writer(chosen.output, found),
             )
         case "fits":

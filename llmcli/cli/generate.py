@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.options import (
     InputOptions,
@@ -21,17 +22,13 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.errors import InvalidInput
-from llmcli.io.files import existing_parent
-from llmcli.io.formats import FORMATS
 from llmcli.io.prompts import read_prompt
-from llmcli.io.records import sources
 from llmcli.models.options import LoadOptions
-from llmcli.tasks.prompts import check_combination, sampling_params
+from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.io.formats import FormatName
-    from llmcli.io.journal import Mode
+    from llmcli.tasks.batch import Verb
     from llmcli.terminal.generate import GenerateView
     from llmcli.tokenization.tokenizer import SpecialTokens
 
@@ -56,15 +53,8 @@ class GenerateOptions:
     null: bool
     stats: bool
     keep_newline: bool
-    output: str | None
     draft: str | None
-    jsonl: bool
-    field: str
     batch_size: int | None
-    input_format: FormatName | None
-    resume: bool
-    overwrite: bool
-    retry_errors: bool
     context: int | None
 
     def given(self) -> dict[str, Any]:
@@ -131,30 +121,11 @@ class GenerateOptions:
 @click.option("--echo/--no-echo", default=None, help="Print the prompt too.  [default: terminal]")
 @click.option("-0", "--null", is_flag=True, help="End each continuation with NUL, not newline.")
 @click.option(
-    "--jsonl", is_flag=True, help="Each line of the input is a JSON object with a prompt in it."
-)
-@click.option(
-    "--field", default="prompt", show_default=True, help="The prompt's name in a JSON object."
-)
-@click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
     metavar="N",
     help="Decode N continuations at once; the texts stay the same.  [default: 1; with --jsonl 8 "
     "where that is exact]",
-)
-@click.option(
-    "--format",
-    "input_format",
-    type=click.Choice(FORMATS),
-    help="Of the input, where its suffix does not tell; with --jsonl.",
-)
-@click.option(
-    "--resume", is_flag=True, help="With --jsonl and -o: go on where a killed run stopped."
-)
-@click.option("--overwrite", is_flag=True, help="With --jsonl and -o: begin anew.")
-@click.option(
-    "--retry-errors", is_flag=True, help="With --jsonl and -o: make the error records again."
 )
 @click.option(
     "--context",
@@ -164,19 +135,14 @@ class GenerateOptions:
 )
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(),
-    metavar="FILE",
-    help="Write to a file; a batch is appended to it as it is made.",
-)
+@batch_options(output="Write to a file; a batch is appended to it as it is made.")
 @input_options
 @model_options
 @output_options
 def generate(
     prompt: tuple[str, ...],
     sampling: SamplingOptions,
+    batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -197,10 +163,8 @@ def generate(
       llmcli generate --jsonl -i prompts.csv --field question -o answers.jsonl --resume
     """
     options = GenerateOptions(**own)
-    if options.jsonl:
+    if batch.jsonl:
         refuse_idle("does not go with --jsonl", null="-0", keep_newline="--keep-newline")
-    else:
-        refuse_idle("goes with --jsonl", field="--field")
     if console.json_output:
         refuse_idle("does not go with --json", null="-0")
     given = {**sampling.given(), **options.given()}
@@ -208,45 +172,33 @@ def generate(
     check_combination(SamplingParams(**given))
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
-    _check_batch(options)
-    if options.output is not None:
-        existing_parent(options.output, inputs=inputs.files)
-    run = _run_batch if options.jsonl else _run_prompt
-    if run(_Call(given, sampling, inputs, model, console, options), prompt):
+    batch.check(inputs, own_output=True)
+    call = _Call(given, sampling, model, options)
+    if batch.jsonl:
+        _run_batch(call, batch, prompt, inputs, console)
+    elif _run_prompt(call, batch.output, prompt, inputs, console):
         raise SystemExit(INTERRUPTED)
-
-
-def _check_batch(options: GenerateOptions) -> None:
-    """Raise InvalidInput for what only a batch into a file has."""
-    if options.input_format and not options.jsonl:
-        raise InvalidInput("--format is for --jsonl.", "Leave it out, or add --jsonl.")
-    asked = [name for name in ("resume", "overwrite", "retry_errors") if getattr(options, name)]
-    if len(asked) > 1:
-        raise InvalidInput("--resume, --overwrite and --retry-errors exclude each other.", "")
-    if asked and not (options.jsonl and options.output):
-        flag = asked[0].replace("_", "-")
-        raise InvalidInput(f"--{flag} is for a batch into a file.", "Add --jsonl and -o FILE.")
 
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """All that was said, but for the prompt."""
+    """How to continue: all that was said, but for what and where to."""
 
     given: dict[str, Any]
     sampling: SamplingOptions
-    inputs: InputOptions
     model: LoadOptions
-    console: Console
     options: GenerateOptions
 
-    def load(self, **more: Any) -> tuple[GenerateView, dict[str, Any]]:
+    def load(
+        self, console: Console, *, output: str | None = None, **more: Any
+    ) -> tuple[GenerateView, dict[str, Any]]:
         """Load the model; return what shows continuations, and how they are made."""
         from llmcli.tasks.generate import make_draft
         from llmcli.tasks.statistics import GenerationStats
         from llmcli.terminal.generate import GenerateView
 
         options = self.options
-        model = load_model(self.model, self.console)
+        model = load_model(self.model, console)
         if options.context is not None:
             model.limit_context(options.context)
         given = {**self.given, **more, **self.sampling.by_token(model)}
@@ -254,29 +206,35 @@ class _Call:
         draft = None
         if options.draft is not None:
             draft = make_draft(
-                options.draft, model, lambda name: load_model(self.model.of(name), self.console)
+                options.draft, model, lambda name: load_model(self.model.of(name), console)
             )
         view = GenerateView(
-            console=self.console,
+            console=console,
             model=model,
             params=params,
             stats=GenerationStats(prompt_tokens=0, draft=DraftStats() if draft else None),
             end="\0" if options.null else "\n",
             echo=options.echo,
-            output=None if options.output is None else Path(options.output),
+            output=None if output is None else Path(output),
         )
         special, bos, heal = options.special, options.bos, options.heal
         return view, {"bos": bos, "heal": heal, "special": special, "draft": draft}
 
 
-def _run_prompt(call: _Call, parts: tuple[str, ...]) -> bool:
+def _run_prompt(
+    call: _Call,
+    output: str | None,
+    parts: tuple[str, ...],
+    inputs: InputOptions,
+    console: Console,
+) -> bool:
     """Continue one prompt; whether Ctrl-C cut it short."""
     options = call.options
     text = read_prompt(
         parts,
-        call.inputs.files,
-        notify=call.console.notice,
-        errors=call.inputs.errors,
+        inputs.files,
+        notify=console.notice,
+        errors=inputs.errors,
         keep_newline=options.keep_newline,
     )
     if not text and not options.bos:
@@ -284,11 +242,11 @@ def _run_prompt(call: _Call, parts: tuple[str, ...]) -> bool:
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
     if text.endswith(" ") and not options.heal:
-        call.console.notice(
+        console.notice(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
-    view, how = call.load()
+    view, how = call.load(console, output=output)
     from llmcli.tasks.generate import continue_text
 
     interrupted = InterruptFlag()
@@ -308,46 +266,47 @@ def _run_prompt(call: _Call, parts: tuple[str, ...]) -> bool:
     return interrupted.set
 
 
-def _run_batch(call: _Call, parts: tuple[str, ...]) -> bool:
-    """Continue the prompts of a batch; whether Ctrl-C cut it short."""
-    from llmcli.tasks.generate_batch import BatchRequest, GenerateBatch, stored_seed
-    from llmcli.terminal.progress import BatchProgress
-
+def _run_batch(
+    call: _Call,
+    batch: BatchOptions,
+    parts: tuple[str, ...],
+    inputs: InputOptions,
+    console: Console,
+) -> None:
+    """Continue the prompts of a batch."""
     options = call.options
-    if len(parts) > 1:
-        raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
-    text = parts[0] if parts else None
-    found = sources(text, call.inputs.files, notify=call.console.notice)
-    goes_on = options.seed is None and (options.resume or options.retry_errors)
-    seed = {"seed": stored_seed(Path(options.output or ""))} if goes_on else {}
-    view, how = call.load(**seed)
-    modes: dict[Mode, bool] = {
-        "resume": options.resume,
-        "overwrite": options.overwrite,
-        "retry": options.retry_errors,
-    }
-    mode: Mode = next((mode for mode, asked in modes.items() if asked), "new")
-    request = BatchRequest(
-        sources=found,
-        errors=call.inputs.errors,
-        form=options.input_format,
-        field=options.field,
-        batch_size=options.batch_size,
-        echo=bool(options.echo),
-        output=view.output,
-        mode=mode,
-        how=how,
-    )
-    interrupted = InterruptFlag()
-    with interrupted:
-        batch = GenerateBatch(view.model, view.params, request, view.stats, interrupted)
-        if view.output is None:
-            for record in batch.records():
-                call.console.record(record)
-        else:
-            with BatchProgress(call.console, batch.total) as progress:
-                batch.write(progress)
-    if options.stats:
-        view.show_stats()
-    batch.finish()
-    return interrupted.set
+    # The seed is drawn before the model is loaded: every process that takes part has the same.
+    drawn = batch.stored.get("seed", new_seed()) if options.seed is None else options.seed
+
+    def load(console: Console) -> Verb:
+        from llmcli.tasks.batch import Verb, made_by
+        from llmcli.tasks.generate_batch import continue_records
+        from llmcli.tasks.provenance import settings_record
+
+        view, how = call.load(console, seed=drawn)
+        echo = bool(options.echo)
+        return Verb(
+            work=continue_records(
+                view.model,
+                view.params,
+                view.stats,
+                echo=echo,
+                batch_size=options.batch_size,
+                **how,
+            ),
+            made_by=made_by(
+                "generate",
+                view.model,
+                seed=view.params.seed,
+                sampling=settings_record(view.params),
+                context=view.model.n_positions,
+                echo=echo,
+                bos=options.bos,
+                heal=options.heal,
+                special=options.special,
+            ),
+            lines=view.params.num_return_sequences,
+            end=view.show_stats if options.stats else None,
+        )
+
+    run_batch(batch, parts, inputs, console, load)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
     input_options,
     load_model,
     model_options,
     output_options,
+    refuse_idle,
 )
 from llmcli.cli.sampling_options import SamplingOptions, filter_options
 from llmcli.engine.params import SamplingParams
@@ -17,6 +21,9 @@ from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from llmcli.tasks.batch import Verb
 
 
 @click.command("next")
@@ -32,6 +39,7 @@ from llmcli.terminal.console import Console
 @filter_options
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@batch_options()
 @input_options
 @model_options
 @output_options
@@ -41,6 +49,7 @@ def next_tokens(
     sampling: SamplingOptions,
     bos: bool,
     keep_newline: bool,
+    batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -52,9 +61,24 @@ def next_tokens(
       llmcli next "The capital of France is"
       llmcli next -n 5 --temperature 0.7 --top-p 0.9 "Once upon a"
       llmcli next --json "2 + 2 =" | jq '.candidates[0]'
+      llmcli next --jsonl -i prompts.jsonl -o next.jsonl
     """
     given = sampling.given()
     SamplingParams(**given)
+    batch.check(inputs)
+
+    if batch.jsonl:
+        refuse_idle("does not go with --jsonl", keep_newline="--keep-newline")
+
+        def load(console: Console) -> Verb:
+            from llmcli.tasks.next import predict_records
+
+            loaded = load_model(model, console)
+            settings = {**given, **sampling.by_token(loaded)}
+            return predict_records(loaded, settings, count=count, bos=bos)
+
+        run_batch(batch, prompt, inputs, console, load)
+        return
     text = read_prompt(
         prompt, inputs.files, notify=console.notice, errors=inputs.errors, keep_newline=keep_newline
     )

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
-from llmcli.io.sources import DecodeErrors
+from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import ColorWhen, Console
 
@@ -267,7 +267,8 @@ input_options = bundle(
         multiple=True,
         type=click.Path(),
         metavar="FILE",
-        help="Read a file ('-' is stdin); repeatable.",
+        callback=lambda context, option, names: expanded(names),
+        help="Read a file ('-' is stdin), or those that a pattern matches; repeatable.",
     ),
     click.option(
         "--errors",

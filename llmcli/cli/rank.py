@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
+from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
     input_options,
     load_model,
     model_options,
     output_options,
+    refuse_idle,
 )
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
 from llmcli.io.sources import check_argument
 from llmcli.models.options import LoadOptions
 from llmcli.scoring.statistics import Normalize
-from llmcli.tasks.rank import RankRequest, rank_choices
+from llmcli.tasks.rank import RankRequest, rank_choices, rank_records
 from llmcli.terminal.console import Console
 from llmcli.terminal.rank import rank_table
+
+if TYPE_CHECKING:
+    from llmcli.tasks.batch import Verb
 
 
 @click.command()
 @click.argument("choices", nargs=-1, metavar="CHOICE...")
+@batch_options()
+@click.option(
+    "--choices-field",
+    default="choices",
+    show_default=True,
+    help="The list of choices' name in a record, where no CHOICE is given.",
+)
 @click.option("--prompt", help="What comes before; - is stdin, which is also the default.")
 @click.option(
     "--normalize",
@@ -47,6 +59,8 @@ from llmcli.terminal.rank import rank_table
 @output_options
 def rank(
     choices: tuple[str, ...],
+    batch: BatchOptions,
+    choices_field: str,
     prompt: str | None,
     normalize: Normalize,
     delimiter: str | None,
@@ -64,11 +78,25 @@ def rank(
       llmcli rank --prompt "The capital of France is" Paris London Rome
       llmcli rank -q --prompt "Review: a dull film. Sentiment:" positive negative
       cat review.txt | llmcli rank --normalize pmi --json good bad
+      llmcli rank --jsonl -i questions.jsonl -o ranked.jsonl
     """
+    batch.check(inputs)
     for place, choice in enumerate(choices, 1):
         check_argument(choice, source=f"Choice {place}", errors=inputs.errors)
         if not choice:
             raise InvalidInput(f"Choice {place} is empty.", "Give each choice some text.")
+    if batch.jsonl:
+        refuse_idle("does not go with --jsonl", prompt="--prompt")
+        request = RankRequest(
+            prompt="", choices=choices, normalize=normalize, delimiter=delimiter, bos=bos
+        )
+
+        def load(console: Console) -> Verb:
+            return rank_records(load_model(model, console), request, choices_field=choices_field)
+
+        run_batch(batch, (), inputs, console, load)
+        return
+    refuse_idle("goes with --jsonl", choices_field="--choices-field")
     if not choices:
         raise InvalidInput("There is no choice.", "Give at least one.")
     parts = () if prompt is None else (prompt,)

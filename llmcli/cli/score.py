@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
     input_options,
     load_model,
     model_options,
     output_options,
-    refuse_idle,
 )
 from llmcli.cli.score_options import ScoreSettings, score_options
 from llmcli.io.files import existing_parent
@@ -21,16 +23,23 @@ from llmcli.tasks.score import Gates, Scoring
 from llmcli.terminal.console import Console
 from llmcli.terminal.score import ScoreView
 
+if TYPE_CHECKING:
+    from llmcli.tasks.batch import Verb
+
 
 @click.command()
 @click.argument("text", required=False)
 @score_options
+@batch_options(
+    field="text", jsonl="Each line of the input is a JSON object with a text in it; a score each."
+)
 @input_options
 @model_options
 @output_options
 def score(
     text: str | None,
     settings: ScoreSettings,
+    batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -48,24 +57,42 @@ def score(
       llmcli score --by line --top 10 -i log.txt
       llmcli score --html surprisal.html -i chapter.txt
       llmcli score --vs distilgpt2 -i chapter.txt
+      llmcli score --jsonl -i stories.jsonl -o scores.jsonl
       llmcli score --max-bits-per-byte 1.1 -i chapter.txt || echo "too surprising"
     """
-    if not settings.jsonl:
-        refuse_idle("goes with --jsonl", field="--field")
+    batch.check(inputs)
+    settings.check(batch)
     check_argument(settings.prompt, source="--prompt")
+    if batch.output is not None:
+
+        def load(console: Console) -> Verb:
+            from llmcli.tasks.score_batch import score_records
+
+            loaded = load_model(model, console)
+            _keep_memory()
+            return score_records(Scoring(model=loaded, request=settings.request()))
+
+        run_batch(batch, () if text is None else (text,), inputs, console, load)
+        return
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
     loaded = load_model(model, console)
     _keep_memory()
-    read = records(found, kind=settings.kind, errors=inputs.errors, text_field=settings.field)
+    read = records(
+        found,
+        kind="jsonl" if batch.jsonl else settings.kind,
+        errors=inputs.errors,
+        columns=batch.columns,
+        asked=batch.input_format,
+    )
     view = ScoreView(
         console=console,
         scoring=Scoring(model=loaded, request=settings.request()),
         gates=Gates(max_ppl=settings.max_ppl, max_bits_per_byte=settings.max_bits_per_byte),
     )
-    if settings.has_rows:
-        view.rows(read, by=settings.by, jsonl=settings.jsonl, sort=settings.sort, top=settings.top)
+    if settings.has_rows or batch.jsonl:
+        view.rows(read, by=settings.by, jsonl=batch.jsonl, sort=settings.sort, top=settings.top)
         return
     whole = (part for record in read for part in record.parts)
     if settings.compares:

@@ -8,7 +8,8 @@ from typing import Any, Literal, get_args
 
 import click
 
-from llmcli.cli.options import bundle
+from llmcli.cli.batch import BatchOptions
+from llmcli.cli.options import bundle, refuse_idle
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.records import RecordKind
@@ -28,8 +29,6 @@ class ScoreSettings:
     bos: bool | None = None
     prompt: str = ""
     by: Unit = "whole"
-    jsonl: bool = False
-    field: str = "text"
     special: Literal["text", "allow", "forbid"] = "text"
     tokens: bool = False
     top_logprobs: int | None = None
@@ -42,7 +41,12 @@ class ScoreSettings:
     vs_precision: Precision | None = None
     batch_size: int | None = None
 
-    def __post_init__(self) -> None:
+    def check(self, batch: BatchOptions) -> None:
+        """Find what excludes each other.
+
+        Raises:
+            InvalidInput: something does.
+        """
         shown = [
             name
             for name, chosen in (
@@ -50,7 +54,7 @@ class ScoreSettings:
                 ("--html", self.html is not None),
                 ("--vs" if self.vs is not None else "--vs-precision", self.compares),
                 (f"--by {self.by}", self.by != "whole"),
-                ("--jsonl", self.jsonl),
+                ("--jsonl", batch.jsonl),
             )
             if chosen
         ]
@@ -58,7 +62,7 @@ class ScoreSettings:
             raise InvalidInput(f"{' and '.join(shown)} exclude each other.", "Give one of them.")
         if self.html is not None:
             existing_parent(self.html)
-        if not self.has_rows and (self.sort or self.top):
+        if not (self.has_rows or batch.jsonl) and (self.sort or self.top):
             raise InvalidInput("--sort and --top go with --by and --jsonl.", "Add --by line, say.")
         if self.top_logprobs is not None and not (self.tokens or self.html):
             raise InvalidInput("--top-logprobs goes with --tokens or --html.", "Add --tokens.")
@@ -68,6 +72,14 @@ class ScoreSettings:
         ):
             if value is not None and not 0 < value < math.inf:
                 raise InvalidInput(f"{flag} is {value}.", "It must be a finite number above 0.")
+        if batch.output is not None:
+            refuse_idle(
+                "looks at all rows together, which -o does not",
+                sort="--sort",
+                top="--top",
+                max_ppl="--max-ppl",
+                max_bits_per_byte="--max-bits-per-byte",
+            )
 
     @property
     def compares(self) -> bool:
@@ -76,14 +88,12 @@ class ScoreSettings:
 
     @property
     def has_rows(self) -> bool:
-        """Whether there is a score for each of several texts."""
-        return self.by != "whole" or self.jsonl
+        """Whether there is a score for each of several parts of the input."""
+        return self.by != "whole"
 
     @property
     def kind(self) -> RecordKind:
-        """How the input is cut."""
-        if self.jsonl:
-            return "jsonl"
+        """How the input is cut, where it is no table."""
         return "lines" if self.by in ("line", "paragraph") else "whole"
 
     def request(self) -> ScoreRequest:
@@ -152,12 +162,6 @@ score_options = bundle(
         default="whole",
         show_default=True,
         help="A score for each; then all together.",
-    ),
-    click.option(
-        "--jsonl", is_flag=True, help="Each line is a JSON object with a text in it; a score each."
-    ),
-    click.option(
-        "--field", default="text", show_default=True, help="The text's name in a JSON object."
     ),
     click.option(
         "--sort",

@@ -8,7 +8,7 @@ it has in the input, whatever was left out or done before.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from llmcli.errors import BatchHadErrors, InvalidInput, LlmcliError
@@ -64,14 +64,24 @@ class Batch:
     def read(self, records: Iterable[R]) -> Iterator[R]:
         """Yield the records that can be worked on, of which several may be under way."""
         for record in records:
-            self.seen += 1
-            if record.error is None:
-                self._begun += 1
+            if self.begin(record):
                 yield record
-                continue
-            self.refuse(record, record.error)
-            if self._write is None:
+            elif self._write is None:
                 return  # the error is raised when its turn comes
+
+    def begin(self, record: Numbered) -> bool:
+        """Count a record; whether it can be worked on."""
+        self.seen += 1
+        if record.error is not None:
+            self.refuse(record, record.error)
+            return False
+        self._begun += 1
+        return True
+
+    @property
+    def held_back(self) -> int:
+        """How many error records wait for the records before them."""
+        return len(self._waiting)
 
     def refuse(self, record: Numbered, error: LlmcliError) -> None:
         """Say what is wrong with a record that was not begun."""
@@ -123,7 +133,23 @@ class Batch:
         if self._write is None or record.single:
             raise error
         self.failed += 1
-        self._write({**record.fields, "error": str(error)})
+        self._write(error_row(record, error))
+
+
+def answer_row(record: Numbered, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the output: what the record brought, its number, what was made of it."""
+    return {**record.fields, "record": record.number, **answer}
+
+
+def error_row(record: Numbered, error: LlmcliError) -> dict[str, Any]:
+    """An error record. Its last key is "error", which no other row ends in."""
+    passed = {name: value for name, value in record.fields.items() if name != "error"}
+    return {**passed, "record": record.number, "error": str(placed(record, error))}
+
+
+def is_error_row(row: dict[str, Any]) -> bool:
+    """Whether a row is an error record; a field "error" of the input's own makes it none."""
+    return next(reversed(row), None) == "error"
 
 
 def placed(record: Numbered, error: E) -> E:

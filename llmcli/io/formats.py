@@ -11,12 +11,14 @@ import csv
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
 from llmcli.errors import InvalidInput, InvalidText
 from llmcli.extras import missing_package
+from llmcli.io.sources import DecodeErrors, decode_utf8
 
 FormatName = Literal["jsonl", "csv", "tsv", "parquet"]
 Compression = Literal["gzip", "zstd"]
@@ -166,7 +168,10 @@ def _pieces(decompressor: Any, data: bytes) -> Iterator[bytes]:
 
 
 def csv_rows(
-    lines: Iterable[bytes | None], name: Literal["csv", "tsv"], source: str
+    lines: Iterable[bytes | None],
+    name: Literal["csv", "tsv"],
+    source: str,
+    errors: DecodeErrors = "strict",
 ) -> Iterator[dict[str, Any] | InvalidInput]:
     """Read CSV (RFC 4180) or TSV with a header; every value is a text.
 
@@ -174,12 +179,13 @@ def csv_rows(
         lines: Without their newlines; None for one that is too long to read.
         name: Which of the two.
         source: How messages call the file.
+        errors: What is done with bytes that are not UTF-8.
 
     Raises:
         InvalidInput: there is no header, or it names a column twice.
         InvalidText: the header is not valid UTF-8.
     """
-    reader = csv.reader(_csv_text(lines, source), delimiter=_DELIMITERS[name], strict=True)
+    reader = csv.reader(_csv_text(lines, source, errors), delimiter=_DELIMITERS[name], strict=True)
     limit = csv.field_size_limit(_LONGEST_LINE)
     try:
         header = next(reader, None)
@@ -218,9 +224,10 @@ class _csv_text:
     An iterator of its own: a generator would be over after the first line it cannot decode.
     """
 
-    def __init__(self, lines: Iterable[bytes | None], source: str) -> None:
+    def __init__(self, lines: Iterable[bytes | None], source: str, errors: DecodeErrors) -> None:
         self._lines = iter(lines)
         self._source = source
+        self._errors: DecodeErrors = errors
         self._number = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -236,14 +243,8 @@ class _csv_text:
             )
         if self._number == 1:
             line = line.removeprefix(codecs.BOM_UTF8)
-        try:
-            return line.decode("utf-8") + "\n"
-        except UnicodeDecodeError as exc:
-            raise InvalidText(
-                f"Line {self._number} of {self._source} is not valid UTF-8: byte "
-                f"0x{line[exc.start]:02x} at offset {exc.start}.",
-                "Convert it to UTF-8.",
-            ) from exc
+        place = f"Line {self._number} of {self._source}"
+        return decode_utf8(line, source=place, errors=self._errors) + "\n"
 
 
 def parquet_rows(path: str) -> Iterator[dict[str, Any]]:
@@ -253,13 +254,25 @@ def parquet_rows(path: str) -> Iterator[dict[str, Any]]:
         InvalidInput: it is none, or cannot be opened.
         LlmcliError: pyarrow is not installed.
     """
+    with _open_parquet(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
+            yield from batch.to_pylist()
+
+
+def parquet_length(path: str) -> int:
+    """How many rows a Parquet file says that it has; errors as for :func:`parquet_rows`."""
+    with _open_parquet(path) as file:
+        return int(file.metadata.num_rows)
+
+
+@contextmanager
+def _open_parquet(path: str) -> Iterator[Any]:
     parquet = _parquet()
     import pyarrow
 
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-                yield from batch.to_pylist()
+            yield file
     except (pyarrow.ArrowException, OSError) as exc:
         reason = str(exc).splitlines()[0].rstrip(".")
         raise InvalidInput(

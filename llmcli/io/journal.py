@@ -11,18 +11,18 @@ Other formats than JSON lines cannot be appended to: until the batch is done, it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from llmcli.errors import InvalidInput, StorageError
+from llmcli.io.batch import is_error_row
 from llmcli.io.files import atomic_write, sync_folder
-from llmcli.io.sources import read_chunks
 
 Mode = Literal["new", "resume", "overwrite", "retry"]
 
@@ -68,10 +68,8 @@ class Journal:
             InvalidInput: an output is there, or is of another model, setting or input.
             StorageError: another run writes to it, or the disk does not take it.
         """
-        if mode == "new" and (self.path.exists() or self.lines_path.exists()):
-            raise InvalidInput(
-                f"{self.path} is there already.", "Pass --resume to go on with it, or --overwrite."
-            )
+        if mode == "new":
+            self.check_absent()
         with _storage(self.lines_path):
             descriptor = os.open(self.lines_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         file = os.fdopen(descriptor, "r+b", buffering=0)
@@ -92,6 +90,22 @@ class Journal:
             raise
         return Appender(file=file, path=self.lines_path, done=done)
 
+    def check_absent(self) -> None:
+        """Look whether there is an output already.
+
+        Raises:
+            InvalidInput: there is.
+        """
+        if self.path.exists() or self.lines_path.exists():
+            raise InvalidInput(
+                f"{self.path} is there already.", "Pass --resume to go on with it, or --overwrite."
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the lines have become an output of another format."""
+        return not self.plain and self.path.exists() and not self.lines_path.exists()
+
     def stored(self) -> dict[str, Any]:
         """The manifest that is there; empty where there is none that can be read."""
         try:
@@ -100,57 +114,56 @@ class Journal:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def finished(self, convert: Callable[[Iterator[bytes], BinaryIO], None]) -> None:
-        """Turn the lines into the output's own format, and remove them.
+    def convert(
+        self, write: Callable[[Iterator[bytes], BinaryIO], None], *, keep: bool = False
+    ) -> None:
+        """Turn the lines into the output's own format.
+
+        Args:
+            write: Does so.
+            keep: Leave the lines: some are error records, which may be made again.
 
         Raises:
             StorageError: the disk does not take it.
         """
         with open(self.lines_path, "rb") as lines, atomic_write(self.path) as out:
-            convert(iter(lines), out)
-        self.lines_path.unlink()
+            write(iter(lines), out)
+        if not keep:
+            self.lines_path.unlink()
 
-    def failed_records(self) -> set[int]:
-        """The numbers of the error records in a finished output.
+    def check_same(self) -> None:
+        """Look whether an output is there, made as this one would be.
 
         Raises:
-            InvalidInput: the output is not there, or another model, setting or input made it.
+            InvalidInput: there is none, or another model, setting or input made it.
         """
-        if not self.path.exists():
+        if not self.path.exists() and not self.lines_path.exists():
             raise InvalidInput(
                 f"{self.path} is not there.", "Run the batch without --retry-errors."
             )
         self._check_manifest(empty=False)
-        return self.errors()
 
     def errors(self) -> set[int]:
         """The numbers of the error records among the lines that are there."""
-        with open(self.path if self.path.exists() else self.lines_path, "rb") as file:
+        if not self.lines_path.exists():
+            return set()
+        with open(self.lines_path, "rb") as file:
             rows = (json.loads(line) for line in file if b'"error"' in line)
-            return {row["record"] for row in rows if "error" in row}
+            return {row["record"] for row in rows if is_error_row(row)}
 
-    def replace(self, made: Iterable[tuple[int, bytes]]) -> None:
-        """Put new lines in the places of error records; the output changes whole or not at all.
-
-        Args:
-            made: The number of a record and all its lines, in the order of the records. A
-                record that is not among them keeps its line.
+    @contextmanager
+    def replacing(self) -> Iterator[Replacer]:
+        """Put new lines in the places of error records; the file changes whole or not at all.
 
         Raises:
             StorageError: another run writes to it, or the disk does not take it.
         """
-        with open(self.path, "rb") as old:
+        with open(self.lines_path, "rb") as old:
             self._lock(old)
-            with atomic_write(self.path) as out:
-                todo = iter(made)
-                number, lines = next(todo, (-1, b""))
-                for line in old:
-                    row = json.loads(line)
-                    if row["record"] == number and "error" in row:
-                        out.write(lines)
-                        number, lines = next(todo, (-1, b""))
-                    else:
-                        out.write(line)
+            with atomic_write(self.lines_path) as out:
+                replacer = Replacer(old, out)
+                yield replacer
+                out.writelines(old)
 
     def _lock(self, file: BinaryIO) -> None:
         try:
@@ -204,7 +217,7 @@ class Journal:
                     f"{self.path} holds a line that this program did not write.",
                     "Write to another file, or pass --overwrite.",
                 )
-            if "error" in row or row.get("index", 0) == self.lines - 1:
+            if is_error_row(row) or self.lines == 1 or row.get("index") == self.lines - 1:
                 done = row["record"] + 1
                 break
             end = start  # the record was under way
@@ -228,8 +241,8 @@ class Appender:
     done: int
     _synced: float = field(default_factory=time.monotonic)
 
-    def write(self, lines: bytes) -> None:
-        """Append all lines of one record, in one call of the system where it takes them.
+    def write(self, number: int, lines: bytes) -> None:
+        """Append all lines of the next record, in one call of the system where it takes them.
 
         Raises:
             StorageError: the disk does not take them; what was complete stays.
@@ -258,6 +271,24 @@ class Appender:
         self.close()
 
 
+class Replacer:
+    """Copies lines, and puts others in the places of error records."""
+
+    def __init__(self, old: BinaryIO, out: BinaryIO) -> None:
+        self._old = old
+        self._out = out
+
+    def write(self, number: int, lines: bytes) -> None:
+        """Put all lines of a record, the next of those that have an error, in its place."""
+        for line in self._old:
+            if b'"error"' in line:
+                row = json.loads(line)
+                if row["record"] == number and is_error_row(row):
+                    self._out.write(lines)
+                    return
+            self._out.write(line)
+
+
 class _storage:
     """Turns what the system says of a file into a StorageError that names it."""
 
@@ -273,22 +304,6 @@ class _storage:
                 f"Cannot write {self._path}: {error.strerror}.",
                 "Free some space or choose another place.",
             ) from error
-
-
-def fingerprint(path: str) -> dict[str, Any]:
-    """What an input is known by in a manifest: its size, its sha256, and how many lines it has.
-
-    Raises:
-        InvalidInput: it cannot be read.
-    """
-    digest, size, lines, last = hashlib.sha256(), 0, 0, b""
-    for chunk in read_chunks(path):
-        digest.update(chunk)
-        size += len(chunk)
-        lines += chunk.count(b"\n")
-        last = chunk[-1:]
-    lines += last not in (b"", b"\n")
-    return {"size": size, "sha256": digest.hexdigest(), "lines": lines}
 
 
 def _last_line_end(file: BinaryIO) -> int:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -165,15 +166,29 @@ def _argument(text: str, notify: Notify) -> list[Source]:
     return [Source("", os.fsencode(text))]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Which columns of a table are what.
+
+    Attributes:
+        text: The one that holds the text.
+        id: The one that names a row, which none may lack; None for none.
+    """
+
+    text: str
+    id: str | None = None
+
+
 def records(
     found: Iterable[Source],
     *,
     kind: RecordKind,
     errors: DecodeErrors = "strict",
-    text_field: str = "prompt",
+    columns: Columns = Columns(text="prompt"),
+    asked: FormatName | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Record]:
-    """Yield the records of all sources.
+    """Yield the records of all sources; ``jsonl`` are the rows of tables (:func:`rows_at_hand`).
 
     A whole source is a record whose parts are read as they are asked for. A line ends before
     its newline, which belongs to no record (a carriage return belongs to it); what follows the
@@ -184,6 +199,10 @@ def records(
             is in its ``error`` instead.
         InvalidText: a whole source is not valid UTF-8; raised while its parts are read.
     """
+    if kind == "jsonl":
+        rows = rows_at_hand(found, columns=columns, errors=errors, asked=asked, watch=watch)
+        yield from (row for row in rows if row is not None)
+        return
     number = 0
     for source in found:
         chunks = source.chunks(watch)
@@ -196,14 +215,9 @@ def records(
             continue
         separator = b"\0" if kind == "null" else b"\n"
         for line, data in enumerate(split_bytes(chunks, separator), 1):
-            if kind == "jsonl" and data is not None and not data.strip():
-                continue
             place = f"{'Record' if kind == 'null' else 'Line'} {line} of {source.label}"
             at: dict[str, Any] = {"number": number, "place": place, "name": source.name}
-            if kind == "jsonl":
-                yield _json_record(data, at, errors, text_field)
-            else:
-                yield _text_record(data, at, errors)
+            yield _text_record(data, at, errors)
             number += 1
 
 
@@ -261,62 +275,72 @@ def text_parts(
 def rows_at_hand(
     found: Iterable[Source],
     *,
+    columns: Columns,
     errors: DecodeErrors = "strict",
-    text_field: str,
     asked: FormatName | None = None,
+    wanted: Callable[[int], bool] | None = None,
+    watch: Watch | None = None,
 ) -> Iterator[Record | None]:
     """Yield the rows of tables as soon as they are there, on a pipe too.
 
     A source's suffix tells its format (see :func:`llmcli.io.formats.format_of`), unless one was
-    ``asked`` for. None stands where the next row may have to be waited for. Errors as for
-    :func:`records`; what makes a whole table unreadable is raised.
+    ``asked`` for. None stands where the next row may have to be waited for. Rows whose numbers
+    are not ``wanted`` are left out, and cost little. Errors as for :func:`records`; what makes
+    a whole table unreadable is raised.
     """
     number = 0
     for source in found:
         form = format_of(source.name, asked)
-        table = _json_rows(source, form, errors) if form.name == "jsonl" else _rows(source, form)
-        for row, place in table:
-            if row is None:
+        table = (_json_rows if form.name == "jsonl" else _rows)(source, form, errors, watch)
+        for read, place in table:
+            if read is None:
                 yield None
                 continue
-            at: dict[str, Any] = {"number": number, "place": place, "name": source.name}
+            if wanted is None or wanted(number):
+                at: dict[str, Any] = {"number": number, "place": place, "name": source.name}
+                row = read()
+                if isinstance(row, InvalidInput):
+                    yield Record(**at, error=row)
+                else:
+                    yield _field_record(row, at, columns)
             number += 1
-            if isinstance(row, InvalidInput):
-                yield Record(**at, error=row)
-            else:
-                yield _field_record(row, at, text_field)
 
 
-_Rows = Iterator[tuple[dict[str, Any] | str | InvalidInput | None, str]]
-"""Rows and how messages call them; None where the next may have to be waited for."""
+_Row = dict[str, Any] | str | InvalidInput
+_Rows = Iterator[tuple[Callable[[], _Row] | None, str]]
+"""What reads a row, and how messages call it; None where the next may have to be waited for."""
 
 
-def _rows(source: Source, form: Format) -> _Rows:
+def _rows(source: Source, form: Format, errors: DecodeErrors, watch: Watch | None) -> _Rows:
     """The rows of a table that names its columns once."""
     if form.name == "parquet":
         if source.name in ("", STDIN):
             raise InvalidInput("Parquet cannot be read from a pipe.", "Give it with -i FILE.")
         rows: Iterable[dict[str, Any] | InvalidInput] = parquet_rows(source.name)
     else:
-        chunks = decompressed(source.chunks(), form.compression, source.label)
+        chunks = decompressed(source.chunks(watch), form.compression, source.label)
         delimited: Literal["csv", "tsv"] = "csv" if form.name == "csv" else "tsv"
-        rows = csv_rows(split_bytes(chunks, b"\n"), delimited, source.label)
+        rows = csv_rows(split_bytes(chunks, b"\n"), delimited, source.label, errors)
     for number, row in enumerate(rows, 1):
-        yield row, f"Row {number} of {source.label}"
+        yield partial(_same, row), f"Row {number} of {source.label}"
     yield None, ""
 
 
-def _json_rows(source: Source, form: Format, errors: DecodeErrors) -> _Rows:
+def _same(row: _Row) -> _Row:
+    return row
+
+
+def _json_rows(source: Source, form: Format, errors: DecodeErrors, watch: Watch | None) -> _Rows:
     """The values of JSON lines."""
     splitter = _Splitter(b"\n")
     number = 0
-    chunks = decompressed(source.chunks(as_it_comes=True), form.compression, source.label)
+    chunks = decompressed(source.chunks(watch, as_it_comes=True), form.compression, source.label)
     for chunk in chain(chunks, [None]):
         for data in splitter.end() if chunk is None else splitter.feed(chunk):
             number += 1
             if data is None or data.strip():
                 place = f"Line {number} of {source.label}"
-                yield _json_value(data, place, errors), place
+                yield partial(_json_value, data, place, errors), place
         yield None, ""
 
 
@@ -371,18 +395,7 @@ def _text_record(data: bytes | None, at: dict[str, Any], errors: DecodeErrors) -
     return Record(parts=(text,), **at)
 
 
-def _json_record(
-    data: bytes | None, at: dict[str, Any], errors: DecodeErrors, text_field: str
-) -> Record:
-    value = _json_value(data, at["place"], errors)
-    if isinstance(value, InvalidInput):
-        return Record(**at, error=value)
-    return _field_record(value, at, text_field)
-
-
-def _json_value(
-    data: bytes | None, place: str, errors: DecodeErrors
-) -> dict[str, Any] | str | InvalidInput:
+def _json_value(data: bytes | None, place: str, errors: DecodeErrors) -> _Row:
     """What a line of JSON holds: an object (an empty one for what is none), or a text."""
     if data is None:
         return _too_long(place)
@@ -397,18 +410,31 @@ def _json_value(
     return value if isinstance(value, dict | str) else {}
 
 
-def _field_record(value: dict[str, Any] | str, at: dict[str, Any], text_field: str) -> Record:
+def _field_record(value: dict[str, Any] | str, at: dict[str, Any], columns: Columns) -> Record:
     """The record of a row, whose text is in one of its fields or all of it."""
-    if isinstance(value, str):
-        return Record(parts=(value,), **at)
-    text = value.get(text_field)
+    fields = {columns.text: value} if isinstance(value, str) else value
+    if columns.id is not None:
+        name = fields.get(columns.id)
+        if not isinstance(name, str | int):
+            error = InvalidInput(
+                f"{at['place']} has neither a text nor a number in the field {columns.id!r}.",
+                "Name the field with --id-field.",
+            )
+            return Record(**at, fields=fields, error=error)
+        at = {**at, "place": f"{at['place']} ({columns.id} {_shown(name)})"}
+    text = fields.get(columns.text)
     if not isinstance(text, str):
         error = InvalidInput(
-            f"{at['place']} has no text in the field {text_field!r}.",
+            f"{at['place']} has no text in the field {columns.text!r}.",
             "Name the field with --field.",
         )
-        return Record(**at, fields=value, error=error)
-    return Record(parts=(text,), **at, fields=value)
+        return Record(**at, fields=fields, error=error)
+    return Record(parts=(text,), **at, fields=fields)
+
+
+def _shown(name: str | int) -> str:
+    text = json.dumps(name, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _size(name: str) -> int | None:

@@ -6,7 +6,8 @@ import io
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from glob import glob, has_magic
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -80,6 +81,27 @@ def open_source(source: str | Path) -> BinaryIO:
         return open(source, "rb")
     except OSError as exc:
         raise _unreadable(source, exc) from exc
+
+
+def expanded(names: Iterable[str]) -> tuple[str, ...]:
+    """Put the files that a pattern matches in its place, in the order of their names.
+
+    ``*``, ``?`` and ``[...]`` are a shell's, and ``**`` any folders. A file of just that name is
+    no pattern.
+
+    Raises:
+        InvalidInput: nothing matches.
+    """
+    found: list[str] = []
+    for name in names:
+        if name == STDIN or not has_magic(name) or os.path.lexists(name):
+            found.append(name)
+            continue
+        matches = sorted(each for each in glob(name, recursive=True) if not os.path.isdir(each))
+        if not matches:
+            raise InvalidInput(f"No file matches {name}.", "Check the pattern.")
+        found += matches
+    return tuple(found)
 
 
 def check_file(source: str | Path) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcli.errors import InvalidInput
 from llmcli.io.batch import Batch
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from llmcli.tokenization.chunks import Boundary, Chunk, Side
     from llmcli.tokenization.large_text import Piece
     from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
+
+K = TypeVar("K")
 
 _INDEX = re.compile(r"\{index(?::0?(\d{1,2}))?\}")
 
@@ -181,22 +183,28 @@ class Encoder:
         for record, piece in self._batch(batch, records):
             yield record, piece.count + self.extra
 
-    def _batch(self, batch: Batch, records: Iterable[Record]) -> Iterator[tuple[Record, Piece]]:
+    def side_by_side(self, texts: Iterable[tuple[K, str]]) -> Iterator[tuple[K, Piece]]:
+        """Encode texts of which each comes back with what it was given with, in order."""
         from collections import deque
 
         from llmcli.tokenization.large_text import encode_texts
 
-        waiting: deque[Record] = deque()
+        waiting: deque[K] = deque()
 
-        def texts() -> Iterator[str]:
-            for record in batch.read(records):
-                waiting.append(record)
-                yield record.text
+        def begun() -> Iterator[str]:
+            for key, text in texts:
+                waiting.append(key)
+                yield text
 
         for piece in encode_texts(
-            self.tokenizer, texts(), special=self.special, threads=self.threads
+            self.tokenizer, begun(), special=self.special, threads=self.threads
         ):
             yield waiting.popleft(), piece
+
+    def _batch(self, batch: Batch, records: Iterable[Record]) -> Iterator[tuple[Record, Piece]]:
+        texts = ((record, record.text) for record in batch.read(records))
+        for record, piece in self.side_by_side(texts):
+            yield record, piece
             batch.done()
 
     def id_lists(self, parts: Iterable[str]) -> Iterator[list[int]]:

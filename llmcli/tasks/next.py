@@ -24,6 +24,8 @@ from llmcli.engine.sampling import (
     top_tokens,
 )
 from llmcli.engine.transcript import Prompt
+from llmcli.io.batch_run import one_by_one
+from llmcli.tasks.batch import Verb, made_by
 from llmcli.tasks.prompts import (
     encode_prompt,
     prepare_prompt,
@@ -32,6 +34,7 @@ from llmcli.tasks.prompts import (
 from llmcli.tasks.provenance import provenance, settings_record
 
 if TYPE_CHECKING:
+    from llmcli.io.records import Record
     from llmcli.models.language_model import LanguageModel
 
 
@@ -216,7 +219,7 @@ def predict(
         InvalidInput: a setting is wrong, or the prompt is empty or too long.
         NumericalError: the logits are NaN or infinite.
     """
-    params = sampling_params(model, {**given, "max_new_tokens": None, "num_beams": 1})
+    params = _params(model, given)
     ids = encode_prompt(model, text, bos=bos, overflow=params.overflow)
     prompt = prepare_prompt(model, ids, params, room=0)
     found = next_token(model.decoder(), prompt, params, count=count, eos_ids=model.eos_ids)
@@ -227,3 +230,27 @@ def predict(
         prompt_tokens=len(ids),
         model=provenance(model),
     )
+
+
+def predict_records(
+    model: LanguageModel, given: Mapping[str, Any], *, count: int = 10, bos: bool = False
+) -> Verb:
+    """Tell what may follow each record's text; arguments as for :func:`predict`."""
+
+    def answer(record: Record) -> dict[str, Any]:
+        return predict(model, record.text, given, count=count, bos=bos).to_dict()
+
+    return Verb(
+        work=one_by_one(answer, tokens=lambda made: int(made["prompt_tokens"])),
+        made_by=made_by(
+            "next",
+            model,
+            sampling=settings_record(_params(model, given)),
+            count=count,
+            bos=bos,
+        ),
+    )
+
+
+def _params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingParams:
+    return sampling_params(model, {**given, "max_new_tokens": None, "num_beams": 1})

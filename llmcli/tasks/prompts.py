@@ -52,12 +52,17 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
         elif "temperature" not in given and not (own and model.generation_config.get("do_sample")):
             settings["temperature"] = 0.0  # beams are searched, not drawn, unless that is asked for
     if settings.get("seed") is None:
-        import secrets
-
-        settings["seed"] = secrets.randbits(32)
+        settings["seed"] = new_seed()
     params = SamplingParams(**settings)
     check_combination(params)
     return params
+
+
+def new_seed() -> int:
+    """Draw a seed."""
+    import secrets
+
+    return secrets.randbits(32)
 
 
 def _why_no_beams(params: SamplingParams) -> str | None:

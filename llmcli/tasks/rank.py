@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import ContextOverflow, InvalidInput
+from llmcli.io.batch_run import one_by_one
 from llmcli.scoring.statistics import Normalize, normalized
 from llmcli.scoring.windows import Window
+from llmcli.tasks.batch import Verb, made_by
 from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
+    from llmcli.io.records import Record
     from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.likelihood import Likelihood
     from llmcli.tokenization.tokenizer import Tokenizer
@@ -99,6 +102,48 @@ def rank_choices(model: LanguageModel, request: RankRequest) -> RankAnswer:
         delimiter=request.delimiter,
     )
     return RankAnswer(request=request, ranked=ranked, model=provenance(model))
+
+
+def rank_records(
+    model: LanguageModel, request: RankRequest, *, choices_field: str = "choices"
+) -> Verb:
+    """Rank the continuations of each record's text.
+
+    Args:
+        model: The model.
+        request: How; the prompt is each record's.
+        choices_field: Where a record has its choices, if the request has none.
+    """
+
+    def answer(record: Record) -> dict[str, Any]:
+        choices = request.choices or _choices(record, choices_field)
+        asked = replace(request, prompt=record.text, choices=choices)
+        return rank_choices(model, asked).to_dict()
+
+    return Verb(
+        work=one_by_one(
+            answer, tokens=lambda made: sum(each["tokens"] for each in made["choices"])
+        ),
+        made_by=made_by(
+            "rank",
+            model,
+            choices=list(request.choices) or None,
+            choices_field=None if request.choices else choices_field,
+            normalize=request.normalize,
+            delimiter=request.delimiter,
+            bos=request.bos,
+        ),
+    )
+
+
+def _choices(record: Record, field: str) -> tuple[str, ...]:
+    found = record.fields.get(field)
+    if not isinstance(found, list) or not found or not all(isinstance(e, str) for e in found):
+        raise InvalidInput(
+            f"{record.place} has no list of texts in the field {field!r}.",
+            "Name the field with --choices-field, or give the choices as arguments.",
+        )
+    return tuple(found)
 
 
 def join_choice(prompt: str, choice: str, delimiter: str | None) -> str:

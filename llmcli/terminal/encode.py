@@ -170,16 +170,15 @@ class EncodeView:
         ]
         self.console.write_raw(columns(rows))
 
-    def truncated(self, max_tokens: int, *, drop: Side, field: str) -> None:
+    def truncated(self, max_tokens: int, *, drop: Side) -> None:
         """The text cut to a number of tokens."""
         console = self.console
-        as_json = console.choose(json=True, text=self.kind == "jsonl")
+        as_json = console.choose(json=True, text=False)
 
         def show(record: Record) -> None:
             short, cut = self.encoder.truncate(record, max_tokens, drop=drop)
             if as_json:
-                name = field if self.kind == "jsonl" else "text"
-                self._record(record, {name: short, "truncated": cut})
+                self._record(record, {"text": short, "truncated": cut})
             else:
                 console.write(short + _ENDS[self.kind])
 

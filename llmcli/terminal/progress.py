@@ -91,30 +91,29 @@ def _transfer_bar(console: Console) -> Bars:
 
 
 class BatchProgress:
-    """How far a batch into a file is: a line that is drawn over on a terminal, one a minute else.
+    """How far a batch is: a line that is drawn over on a terminal, one a minute else.
 
     Args:
         console: Where it is said.
-        total: How many records there are, if that is known.
-
-    Attributes:
-        skipped: Records that were there already.
+        output: The file that rows go to. Without one they go to stdout, and no more is said
+            than a line on a terminal that is not stdout's.
     """
 
     def __init__(
         self,
         console: Console,
-        total: int | None,
+        output: str | None,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.skipped = 0
         self._console = console
-        self._total = total
+        self._output = output
         self._clock = clock
-        self._started = self._shown = clock()
-        self._done = self._failed = self._tokens = 0
+        self._total: int | None = None
+        self._skipped = self._done = self._failed = self._tokens = 0
+        self._live = console.shows_progress and not (output is None and console.stdout_is_terminal)
         self._drawn = False
+        self._started = self._shown = clock()
 
     def __enter__(self) -> Self:
         return self
@@ -122,38 +121,47 @@ class BatchProgress:
     def __exit__(self, *error: object) -> None:
         if self._drawn:
             self._console.say("\r\x1b[K", end="")
-        if self._done or self.skipped:
-            self._console.info(self._line() + ".")
+        if self._output is not None and (self._done or self._skipped):
+            self._console.info(f"{self._line()}: {self._output}")
+
+    def begin(self, total: int | None, done: int) -> None:
+        """So many records there are, if that is known, and so many are there already."""
+        self._total, self._skipped = total, done
+        self._started = self._shown = self._clock()
 
     def note(self, *, tokens: int, failed: bool) -> None:
         """A record is done.
 
         Args:
-            tokens: How many were generated so far, by all records together.
+            tokens: How many it took.
             failed: Whether it is an error record.
         """
         self._done += 1
         self._failed += failed
-        self._tokens = tokens
-        now, live = self._clock(), self._console.shows_progress
-        if now - self._shown < (0.2 if live else 60.0):
+        self._tokens += tokens
+        now = self._clock()
+        if now - self._shown < (0.2 if self._live else 60.0):
             return
         self._shown = now
-        if live:
+        if self._live:
             self._drawn = True
             line = self._line(now)[: self._console.width - 1]
             self._console.say(f"\r{line}\x1b[K", end="")
-        else:
+        elif self._output is not None:
             self._console.info(self._line(now))
 
     def _line(self, now: float | None = None) -> str:
         seconds = max((now or self._clock()) - self._started, 1e-9)
-        at = self.skipped + self._done
-        parts = [f"{at:,} of {self._total:,} records" if self._total else f"{at:,} records"]
+        at = self._skipped + self._done
+        known = self._total if self._total and at <= self._total else None
+        parts = [f"{at:,} of {known:,} records" if known else f"{at:,} records"]
         if self._failed:
             parts.append(f"{self._failed:,} errors")
-        parts.append(f"{self._done / seconds:.1f} records/s, {self._tokens / seconds:.0f} tokens/s")
-        if now is not None and self._total and self._done:
-            left = round((self._total - at) * seconds / self._done)
+        if self._done:
+            rates = f"{self._done / seconds:.1f} records/s"
+            tokens = f", {self._tokens / seconds:.0f} tokens/s" if self._tokens else ""
+            parts.append(rates + tokens)
+        if now is not None and known and self._done:
+            left = round((known - at) * seconds / self._done)
             parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
         return ", ".join(parts)

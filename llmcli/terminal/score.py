@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import InvalidInput, InvalidText
-from llmcli.io.batch import Batch, placed
+from llmcli.io.batch import Batch, answer_row, placed
 from llmcli.io.files import atomic_write
 from llmcli.io.records import Record, paragraphs
 from llmcli.scoring.statistics import Means
@@ -314,13 +314,13 @@ class _Rows:
 
     def _json_row(self, record: Record, score: Score) -> None:
         if self._by == "record":
-            named = record.fields or {"text": record.text}
-        else:
-            named = {"unit": self._by, "place": record.place}
-            if record.name:
-                named["file"] = record.name
-            if self._by != "file":
-                named["text"] = record.text
+            self._console.record(answer_row(record, figures(score)))
+            return
+        named = {"unit": self._by, "place": record.place}
+        if record.name:
+            named["file"] = record.name
+        if self._by != "file":
+            named["text"] = record.text
         self._console.record({**named, **figures(score)})
 
     def _text_row(self, record: Record, score: Score) -> None:

@@ -155,9 +155,9 @@ def test_tables_of_all_formats(tiny_gpt2: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["--resume", "x"], "--resume is for a batch into a file"),
-        (["--jsonl", "--overwrite", "-i", "p"], "--overwrite is for a batch into a file"),
-        (["--format", "csv", "x"], "--format is for --jsonl"),
+        (["--resume", "x"], "--resume goes with --jsonl"),
+        (["--jsonl", "--overwrite", "-i", "p"], "--overwrite is for a batch of rows into a file"),
+        (["--format", "csv", "x"], "--format goes with --jsonl"),
         (["--jsonl", "--format", "parquet", "-"], "from a pipe"),
         (["--jsonl", "-o", "o", "--resume", "--overwrite", "-i", "p"], "exclude each other"),
         (["--jsonl", "-o", "none.jsonl", "--retry-errors", "--seed", "1", "{}"], "is not there"),

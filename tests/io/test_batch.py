@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcli.errors import BatchHadErrors, InvalidInput
-from llmcli.io.batch import Batch
-from llmcli.io.records import Record, Source, records, rows_at_hand
+from llmcli.io.batch import Batch, is_error_row
+from llmcli.io.records import Columns, Record, Source, records, rows_at_hand
 
 
 def some_records(bad: list[bool]) -> list[Record]:
@@ -51,6 +51,7 @@ def test_answers_and_errors_stand_in_the_order_of_the_input(kinds: list[str], ah
     while begun:
         finish_one()
     assert [record["id"] for record in written] == list(range(len(kinds)))
+    assert [is_error_row(record) for record in written] == [kind != "good" for kind in kinds]
     assert [number for number, record in enumerate(written) if "error" in record] == [
         number for number, kind in enumerate(kinds) if kind != "good"
     ]
@@ -122,7 +123,9 @@ def test_numbers_count_records_over_all_sources(tmp_path: Path, at_hand: bool) -
     (tmp_path / "b").write_text('\n{"prompt": "b"}')
     found = [Source(str(tmp_path / name)) for name in "ab"]
     read: Iterator[Record | None] = (
-        rows_at_hand(found, text_field="prompt") if at_hand else records(found, kind="jsonl")
+        rows_at_hand(found, columns=Columns(text="prompt"))
+        if at_hand
+        else records(found, kind="jsonl")
     )
     numbered = [(each.number, each.error is None) for each in read if each is not None]
     assert numbered == [(0, True), (1, False), (2, True)]

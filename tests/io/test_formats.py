@@ -103,7 +103,8 @@ def test_a_row_that_is_no_csv_leaves_the_others() -> None:
     assert [str(row) if isinstance(row, Exception) else row for row in rows] == [
         {"id": "1", "text": "one"},
         "Line 3 of x.csv has 1 values; the header has 2. Give each row as many.",
-        "Line 4 of x.csv is not valid UTF-8: byte 0xff at offset 2. Convert it to UTF-8.",
+        "Line 4 of x.csv is not valid UTF-8: byte 0xff at offset 2. Convert it to UTF-8, "
+        "or pass --errors replace.",
         {"id": "4", "text": "a\nb"},
         {"id": "5", "text": "five"},
     ]

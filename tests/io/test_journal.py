@@ -31,7 +31,7 @@ def lines_of(number: int, count: int) -> bytes:
 def run(journal: Journal, mode: Mode, records: int) -> None:
     with journal.open(mode) as out:
         for number in range(out.done, records):
-            out.write(lines_of(number, journal.lines))
+            out.write(number, lines_of(number, journal.lines))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -117,7 +117,7 @@ def test_an_output_of_somebody_else(tmp_path: Path) -> None:
 def test_row_12_two_runs_on_one_output(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.jsonl", MANIFEST)
     with journal.open("new") as out:
-        out.write(lines_of(0, 1))
+        out.write(0, lines_of(0, 1))
         for mode in ("resume", "overwrite"):
             with pytest.raises(StorageError, match="Another run"):
                 Journal(journal.path, MANIFEST).open(mode)
@@ -130,7 +130,7 @@ def test_a_full_disk_keeps_what_was_complete(
 ) -> None:
     journal = Journal(tmp_path / "out.jsonl", MANIFEST)
     with journal.open("new") as out:
-        out.write(lines_of(0, 1))
+        out.write(0, lines_of(0, 1))
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
@@ -139,7 +139,7 @@ def test_a_full_disk_keeps_what_was_complete(
     monkeypatch.setattr(module, "_SYNC_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
-        out.write(lines_of(1, 1))
+        out.write(1, lines_of(1, 1))
     monkeypatch.undo()
     out.close()
     run(journal, "resume", 4)
@@ -158,17 +158,39 @@ def test_another_format_appears_when_the_batch_is_done(tmp_path: Path) -> None:
         for line in lines:
             out.write(str(json.loads(line)["record"]).encode() + b",")
 
-    journal.finished(convert)
+    journal.convert(convert, keep=True)
     assert journal.path.read_bytes() == b"0,1,2,3,"
+    assert not journal.complete
+    journal.convert(convert)
+    assert journal.path.read_bytes() == b"0,1,2,3,"
+    assert journal.complete
     assert not journal.lines_path.exists()
 
 
 def test_error_records_are_made_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "out.jsonl", MANIFEST, lines=2)
+    with pytest.raises(InvalidInput, match="is not there"):
+        journal.check_same()
     run(journal, "new", 12)
-    assert journal.failed_records() == {4, 9}
+    journal.check_same()
+    assert journal.errors() == {4, 9}
     again = json.dumps({"record": 4, "index": 0}).encode() + b"\n"
-    journal.replace([(4, again * 2)])
+    with journal.replacing() as out:
+        out.write(4, again * 2)
     lines = journal.path.read_bytes()
     assert lines == b"".join(again * 2 if n == 4 else lines_of(n, 2) for n in range(12))
-    assert journal.failed_records() == {9}
+    assert journal.errors() == {9}
+
+
+def test_a_field_called_error_makes_no_error_record(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "out.jsonl", MANIFEST)
+    rows: list[dict[str, Any]] = [
+        {"error": "of the input", "record": 0, "index": 7},
+        {"record": 1, "error": "no text"},
+    ]
+    with journal.open("new") as out:
+        for row in rows:
+            out.write(row["record"], json.dumps(row).encode() + b"\n")
+    assert journal.errors() == {1}
+    with journal.open("resume") as out:
+        assert out.done == 2
