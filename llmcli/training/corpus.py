@@ -10,7 +10,7 @@ from pathlib import Path
 from llmcli.errors import InvalidInput, InvalidText
 from llmcli.io.batch import placed
 from llmcli.io.formats import is_table
-from llmcli.io.records import Source, records, rows_at_hand
+from llmcli.io.records import Columns, Source, records
 from llmcli.io.sources import STDIN
 from llmcli.tokenization.stream import check_surrogates
 
@@ -86,9 +86,7 @@ def _parts(file: str, split_on: str | None) -> Iterator[Document]:
 
 
 def _rows(file: str) -> Iterator[Document]:
-    for record in rows_at_hand([Source(file)], text_field="text"):
-        if record is None:
-            continue
+    for record in records([Source(file)], kind="jsonl", columns=Columns(text="text")):
         if record.error is not None:
             raise placed(record, record.error)
         try:
