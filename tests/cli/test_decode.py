@@ -39,7 +39,7 @@ def llmcli(small_folder: Path) -> Any:
 
 
 @given(text=st.text(max_size=60))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_encode_then_decode_gives_the_bytes_back(llmcli: Any, text: str) -> None:
     data = text.encode("utf-8")
     assert llmcli("decode", input=llmcli("encode", input=data).stdout).stdout_bytes == data
@@ -159,7 +159,7 @@ def test_what_is_no_id_is_an_error(llmcli: Any, data: str) -> None:
 
 
 @given(data=st.binary(max_size=60) | st.text(alphabet='0123456789[]{},"ids: \n').map(str.encode))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_anything_on_stdin_is_decoded_or_refused(llmcli: Any, data: bytes) -> None:
     result = llmcli("decode", input=data)
     assert result.exit_code in (0, 2)
@@ -167,7 +167,7 @@ def test_anything_on_stdin_is_decoded_or_refused(llmcli: Any, data: bytes) -> No
 
 
 @given(ids=st.lists(st.integers(0, 300)), places=st.lists(st.integers(0, 500), max_size=5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ids_do_not_depend_on_how_bytes_arrive(ids: list[int], places: list[int]) -> None:
     from llmcli.io.id_records import _text_ids
 

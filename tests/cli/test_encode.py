@@ -153,7 +153,7 @@ def test_invalid_utf8(encode: Any, tokenizer: Tokenizer) -> None:
 
 
 @given(data=st.binary(max_size=40), places=st.lists(st.integers(0, 40), max_size=4))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_offset_of_a_bad_byte_does_not_depend_on_how_bytes_arrive(
     data: bytes, places: list[int]
 ) -> None:

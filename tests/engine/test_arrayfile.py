@@ -29,7 +29,7 @@ def _write(path: Path, arrays: dict[str, Any], about: dict[str, Any]) -> None:
         st.tuples(st.sampled_from(_NAMES), st.lists(st.integers(0, 5), max_size=3)), max_size=5
     )
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_is_written_is_read(
     shapes: list[tuple[str, list[int]]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

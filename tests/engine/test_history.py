@@ -12,7 +12,6 @@ from llmcli.engine.history import History
 TOKENS = st.lists(st.integers(0, 5), max_size=120)
 
 
-@settings(deadline=None)
 @given(prompt=TOKENS, generated=TOKENS, ngram=st.integers(0, 4))
 def test_history_counts(prompt: list[int], generated: list[int], ngram: int) -> None:
     history = History(prompt, ngram_size=ngram)

@@ -98,7 +98,7 @@ def test_precisions_are_near_float32(name: str, precision: Precision) -> None:
     threads=st.integers(1, 3),
     seed=st.integers(0, 1 << 20),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_one_arithmetic(
     name: str, precision: Precision, lengths: list[int], threads: int, seed: int
 ) -> None:

@@ -24,7 +24,7 @@ VOCAB = 50
 NUMBERS = st.integers(-160, 160).map(lambda n: n / 16)
 LOGITS = st.lists(NUMBERS, min_size=VOCAB, max_size=VOCAB)
 TOKENS = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=30)
-EXAMPLES = settings(max_examples=150, deadline=None)
+EXAMPLES = settings(max_examples=150)
 
 
 def floats(values: Any) -> Floats:
@@ -350,7 +350,7 @@ def test_seeds_differ_by_record(seed: int, record: int) -> None:
     assert derived not in others
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     size=st.sampled_from([2049, 5000, 20000]),
@@ -387,7 +387,7 @@ def test_top_p_keeps_the_most_likely_token_of_a_large_vocabulary() -> None:
     assert np.flatnonzero(filtered > -math.inf).tolist() == [77]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**31),
     size=st.sampled_from([1, 3, 255, 256, 257, 1000, 5000]),
@@ -406,7 +406,7 @@ def test_draw_inverts_the_distribution_function(seed: int, size: int, sparse: bo
     assert weights[sampling.draw_index(weights, 1 - 2.0**-53)] > 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     values=st.lists(st.integers(-5, 5), min_size=1, max_size=40),
     size=st.sampled_from([1, 255, 256, 257, 1025]),

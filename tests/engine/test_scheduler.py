@@ -316,7 +316,7 @@ def test_a_stop_string_over_several_tokens(llama: LanguageModel) -> None:
     assert len(tokens(events)) < len(tokens(plain))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 30), start=st.integers(0, 15), length=st.integers(1, 6))
 def test_no_stop_string_ever_leaks(gpt2: LanguageModel, seed: int, start: int, length: int) -> None:
     asked: dict[str, Any] = {
@@ -380,7 +380,7 @@ def test_interruption_ends_all_sequences(gpt2: LanguageModel) -> None:
     overflow=st.sampled_from(["error", "left", "middle", "slide"]),
     room=st.integers(0, 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_prompts_are_fitted(
     length: int, n_positions: int, asked: int | None, overflow: Any, room: int
 ) -> None:
@@ -624,7 +624,7 @@ def drawn(shared: list[int]) -> st.SearchStrategy[list[int]]:
     return own | own.map(lambda ids: (shared + ids)[:399])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     prompts=st.lists(drawn(list(range(49)) * 3), min_size=1, max_size=7),
     params=st.lists(st.sampled_from(PARAMS), min_size=7, max_size=7),

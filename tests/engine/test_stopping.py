@@ -33,7 +33,7 @@ def by_definition(text: str, stops: list[str], keep: bool) -> tuple[str, str | N
     return text, None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(pieces=cut_texts(), stops=STOPS, keep=st.booleans())
 @example(pieces=["aab"], stops=["ab", "aab"], keep=False)
 @example(pieces=["a", "a", "a", "b"], stops=["aab"], keep=False)
@@ -45,7 +45,7 @@ def test_the_text_however_cut(pieces: list[str], stops: list[str], keep: bool) -
     assert (out, matched) == by_definition("".join(pieces), stops, keep)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pieces=cut_texts(), stops=STOPS)
 def test_no_more_is_held_back_than_could_be_a_stop(pieces: list[str], stops: list[str]) -> None:
     matcher = StopMatcher(stops)

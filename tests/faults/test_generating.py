@@ -49,7 +49,7 @@ def test_row_18_an_empty_prompt(tiny_gpt2: Path) -> None:
 
 
 @settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     length=st.integers(55, 75),

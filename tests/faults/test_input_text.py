@@ -75,7 +75,7 @@ def test_row_15_an_argument_that_is_not_utf8(call: Any, command: str) -> None:
 
 
 @given(data=st.binary(min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_row_14_any_bytes_are_encoded_or_refused(call: Any, data: bytes) -> None:
     result = call("encode", input=data)
     try:
@@ -152,7 +152,7 @@ def test_row_19_a_prompt_longer_than_the_context_states_both_numbers(
 
 
 @given(text=st.sampled_from(["<|endoftext|>", "a<|endoftext|>b", "<|endoftext|><|endoftext|>"]))
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 def test_row_26_control_tokens_in_a_text_are_text(call: Any, tiny_gpt2: Path, text: str) -> None:
     ids = Tokenizer.from_folder(tiny_gpt2).ids(text)
     assert len(ids) > text.count("<|")

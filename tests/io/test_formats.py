@@ -48,7 +48,7 @@ def test_the_suffix_tells(name: str, expected: Format) -> None:
 
 
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     members=st.lists(st.binary(max_size=4000), min_size=1, max_size=3),
     size=st.integers(1, 300),

@@ -50,7 +50,7 @@ def test_resuming_gives_what_one_run_gives(tmp_path: Path, count: int) -> None:
         assert torn.path.read_bytes() == expected
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 200_000), min_size=1, max_size=4), data=st.data())
 def test_long_lines(tmp_path: Path, sizes: list[int], data: st.DataObject) -> None:
     """Lines longer than what is read at once."""

@@ -55,7 +55,7 @@ BYTES = st.binary(max_size=200) | st.text(max_size=80).map(str.encode)
 
 
 @settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=BYTES, chunk=st.integers(1, 50), keep=st.booleans())
 def test_fuzz_row_14_any_bytes_on_stdin(

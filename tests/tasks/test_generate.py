@@ -97,7 +97,7 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(texts=TEXTS, given=st.sampled_from(SETTINGS), special=st.sampled_from(["text", "forbid"]))
 def test_texts_do_not_depend_on_the_batch_size(
     tiny: LanguageModel, texts: list[str | InvalidInput], given: dict[str, Any], special: Any

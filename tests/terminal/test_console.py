@@ -205,7 +205,7 @@ def events(texts: list[str]) -> list[TokenEvent]:
     ]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=PIECES, end=st.sampled_from(["\n", "\0"]))
 def test_the_stream_in_a_pipe_is_exact(
     monkeypatch: pytest.MonkeyPatch, pieces: list[str], end: str

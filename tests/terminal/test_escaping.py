@@ -56,7 +56,7 @@ def test_every_code_point() -> None:
             assert shown == (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(ANYTHING)
 def test_fuzz_row_27_nothing_is_left_that_drives_a_terminal(text: str) -> None:
     shown = escape_controls(text)
@@ -68,7 +68,7 @@ def test_fuzz_row_27_nothing_is_left_that_drives_a_terminal(text: str) -> None:
     assert len(line.splitlines()) <= 1
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(ANYTHING)
 def test_escaped_json_says_the_same(text: str) -> None:
     line = escape_json(to_json({"text": text, text: [text]}))

@@ -136,7 +136,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 PARTS = st.sampled_from(["<|im_end|>", "<|im_", "start|>", "</s>", "é", " ", "\n", "hi", "\ue0f7"])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(contents=st.lists(st.lists(PARTS, max_size=6).map("".join), min_size=1, max_size=3))
 def test_what_is_typed_stays_text(tokenizer: Tokenizer, contents: list[str]) -> None:
     """Only the template's own control tokens are control tokens, and no byte is lost."""

@@ -31,7 +31,7 @@ def tokenizer(small_folder: Path) -> Tokenizer:
 
 
 @given(text=TEXTS, max_tokens=st.integers(0, 40), drop=SIDES)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_truncated_text_fits_and_is_a_part(
     tokenizer: Tokenizer, text: str, max_tokens: int, drop: Side
 ) -> None:
@@ -66,7 +66,7 @@ def test_what_each_side_keeps(tokenizer: Tokenizer, drop: Side, expected: str) -
     overlap=st.integers(0, 8),
     boundary=BOUNDARIES,
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_chunks_fit_and_cover_the_text(
     tokenizer: Tokenizer, text: str, size: int, overlap: int, boundary: Boundary
 ) -> None:
@@ -116,7 +116,7 @@ def test_a_character_larger_than_a_chunk_is_refused(tokenizer: Tokenizer) -> Non
 
 
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_edges_are_the_characters_whole_after_each_token(tokenizer: Tokenizer, text: str) -> None:
     edges = token_edges(tokenizer, text)
     data = b""
@@ -128,7 +128,7 @@ def test_edges_are_the_characters_whole_after_each_token(tokenizer: Tokenizer, t
 @given(
     text=TEXTS.map(lambda text: text * 20), max_tokens=st.integers(0, 40), cut=st.integers(1, 50)
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_beginning_is_cut_as_the_whole_text_is(
     tokenizer: Tokenizer, text: str, max_tokens: int, cut: int
 ) -> None:

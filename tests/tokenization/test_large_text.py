@@ -64,7 +64,7 @@ def _in_parts(
 @pytest.mark.parametrize("special", ["text", "allow"])
 @pytest.mark.parametrize("style", STYLES)
 @given(text=_texts(), at=st.integers(0))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_parts_give_the_ids_of_the_whole(
     tokenizers: dict[str, Tokenizer], style: str, special: SpecialTokens, text: str, at: int
 ) -> None:
@@ -81,7 +81,7 @@ def test_parts_give_the_ids_of_the_whole(
 
 
 @given(text=_texts())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @pytest.mark.parametrize("style", STYLES)
 def test_a_cut_is_exact_wherever_it_is_found(
     tokenizers: dict[str, Tokenizer], style: str, text: str
@@ -140,7 +140,7 @@ def test_ids_of_a_long_text_take_the_same_way(tokenizers: dict[str, Tokenizer]) 
 
 
 @given(texts=st.lists(_texts() | st.text(), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @pytest.mark.usefixtures("small_windows")
 def test_many_texts_each_on_its_own(tokenizers: dict[str, Tokenizer], texts: list[str]) -> None:
     tokenizer = tokenizers["gpt2"]

@@ -30,7 +30,7 @@ def tokenizers(tokenizer_folders: Callable[[str], Path]) -> dict[str, Tokenizer]
 
 @pytest.mark.parametrize("style", [s for s in EXACT if s != "llama2"])
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_what_is_encoded_decodes_to_the_same_bytes(
     tokenizers: dict[str, Tokenizer], style: str, text: str
 ) -> None:
@@ -41,7 +41,7 @@ def test_what_is_encoded_decodes_to_the_same_bytes(
 
 
 @given(text=TEXTS.filter(lambda text: "▁" not in text and "<0x" not in text))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_sentencepiece_with_bytes_is_exact_too(tokenizers: dict[str, Tokenizer], text: str) -> None:
     tokenizer = tokenizers["llama2"]
     assert tokenizer.decode_bytes(tokenizer.ids(text)) == text.encode("utf-8")
@@ -49,7 +49,7 @@ def test_sentencepiece_with_bytes_is_exact_too(tokenizers: dict[str, Tokenizer],
 
 @pytest.mark.parametrize("style", EXACT)
 @given(text=TEXTS.filter(lambda text: "▁" not in text and "<0x" not in text))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_offsets_are_where_the_tokens_lie(
     tokenizers: dict[str, Tokenizer], style: str, text: str
 ) -> None:
@@ -106,7 +106,7 @@ def _merging(tokenizer: Backend) -> Backend:
 
 @pytest.mark.parametrize("style", ["metaspace", "llama2"])
 @given(text=st.lists(st.sampled_from(["<s>", "</s>", " ", "the", "s", "<", "1"])).map("".join))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_vocabulary_that_spells_control_tokens_does_not(style: str, text: str) -> None:
     backend = STYLES[style]() if style == "metaspace" else _merging(STYLES[style]())
     tokenizer = Tokenizer(backend, Path())
@@ -150,7 +150,7 @@ def test_gpt2_ids_are_the_published_ones(gpt2_folder: Path) -> None:
 
 
 @given(text=TEXTS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_gpt2_matches_transformers(reference: tuple[Tokenizer, object], text: str) -> None:
     ours, theirs = reference
     special = "allow" if "<|endoftext|>" in text else "text"
@@ -228,7 +228,7 @@ def test_a_broken_file_is_named_with_the_cure(tmp_path: Path, content: bytes) ->
 
 
 @given(at=st.integers(0, 10_000), bit=st.integers(0, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_flipped_bit_is_an_error_or_works(
     small_folder: Path, scratch: Path, at: int, bit: int
 ) -> None:

@@ -237,38 +237,21 @@ class NativeModel:
         Raises:
             ValueError: a shape or a position does not fit.
         """
-        count, model = len(hidden), self._model
         where = np.ascontiguousarray(slot, np.int64)
         at = np.ascontiguousarray(position, np.int64)
         wanted = np.ascontiguousarray(outputs, np.int64)
-        if (
-            hidden.shape != (count, model.width)
-            or hidden.dtype != np.float32
-            or not where.shape == at.shape == (count,)
-        ):
-            raise ValueError("embeddings, slots and positions do not fit each other")
-        result = np.empty((len(wanted), model.width if states else model.head.n), np.float32)
-        if not count:
+        self._check_tokens(hidden, slots, where, at, wanted, canonical)
+        width = self._model.width if states else self._model.head.n
+        result = np.empty((len(wanted), width), np.float32)
+        if not len(hidden):
             return result
-        room = np.array([each.room for each in slots], np.int64)
-        if (
-            where.min() < 0
-            or where.max() >= len(slots)
-            or at.min() < 0
-            or (at >= room[where]).any()
-            or (len(wanted) and not 0 <= wanted.min() <= wanted.max() < count)
-            or any(each.pointer is None for each in slots)
-            or (canonical is not None and canonical.shape != (count,))
-            or (canonical is not None and canonical.dtype != np.uint8)
-        ):
-            raise ValueError("a token's slot or position is none")
         tables = self._tables(at)
         rotations = (Rotation * len(tables))(
             *(Rotation(address(c), address(s), c.shape[1]) for c, s in tables)
         )
         memories = (Slot * len(slots))(*(Slot(each.pointer, each.room) for each in slots))
         tokens = Tokens(
-            count=count,
+            count=len(hidden),
             slot=address(where),
             position=address(at),
             slots=memories,
@@ -289,6 +272,38 @@ class NativeModel:
             threads,
         )
         return result
+
+    def _check_tokens(
+        self,
+        hidden: Floats,
+        slots: Sequence[SlotMemory],
+        slot: Array,
+        position: Array,
+        outputs: Array,
+        canonical: npt.NDArray[np.uint8] | None,
+    ) -> None:
+        """Raise ValueError for what would make the library read or write elsewhere."""
+        count = len(hidden)
+        if (
+            hidden.shape != (count, self._model.width)
+            or hidden.dtype != np.float32
+            or not slot.shape == position.shape == (count,)
+        ):
+            raise ValueError("embeddings, slots and positions do not fit each other")
+        if not count:
+            return
+        room = np.array([each.room for each in slots], np.int64)
+        if (
+            slot.min() < 0
+            or slot.max() >= len(slots)
+            or position.min() < 0
+            or (position >= room[slot]).any()
+            or (len(outputs) and not 0 <= outputs.min() <= outputs.max() < count)
+            or any(each.pointer is None for each in slots)
+            or (canonical is not None and canonical.shape != (count,))
+            or (canonical is not None and canonical.dtype != np.uint8)
+        ):
+            raise ValueError("a token's slot or position is none")
 
     def _tables(self, position: Array) -> list[tuple[Floats, Floats]]:
         """Cosines and sines [count, pairs] of each rotation."""

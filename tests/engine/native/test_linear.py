@@ -32,7 +32,7 @@ def quantized(x: Any, group: int) -> Any:
     return rounded.reshape(len(x), -1)[:, : x.shape[1]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     precision=st.sampled_from(PRECISIONS),
     n=st.integers(1, 100),
@@ -126,7 +126,7 @@ def test_damaged_panels_are_refused(precision: Precision) -> None:
         linear(packed, drawn(1, 21))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(1, 5),
     vocab=st.sampled_from([1, 15, 16, 17, 4095, 4096, 4097, 9000]),

@@ -18,7 +18,7 @@ from llmcli.engine.native.model import NativeModel, SlotMemory
 pytestmark = pytest.mark.skipif(not LEVELS, reason="the library was not built")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(blueprint=blueprints(), seed=st.integers(0, 99), biases=st.booleans(), data=st.data())
 def test_every_structure_is_what_numpy_computes(
     blueprint: Blueprint, seed: int, biases: bool, data: st.DataObject
@@ -40,7 +40,7 @@ def test_every_structure_is_what_numpy_computes(
         assert np.array_equal(found[LEVELS[0]], found[name]), name
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     blueprint=blueprints(),
     precision=st.sampled_from(["float32", "bfloat16", "int8", "int4"]),
