@@ -58,7 +58,7 @@ def calibrate(
     convention = make_convention(
         "default",
         n_positions=model.n_positions,
-        bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        bos_id=tokenizer.start_id,
         context=context,
         stride=stride,
         bos=bos,

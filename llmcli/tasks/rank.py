@@ -96,7 +96,7 @@ def rank_choices(model: LanguageModel, request: RankRequest) -> RankAnswer:
         request.prompt,
         request.choices,
         n_positions=model.n_positions,
-        bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+        bos_id=tokenizer.start_id,
         bos=tokenizer.adds_bos if request.bos is None else request.bos,
         normalize=request.normalize,
         delimiter=request.delimiter,

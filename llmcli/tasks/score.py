@@ -184,7 +184,7 @@ class Scoring:
         return make_convention(
             chosen.convention,
             n_positions=min(model.n_positions for model in models or (self.model,)),
-            bos_id=tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id,
+            bos_id=tokenizer.start_id,
             context=chosen.context,
             stride=chosen.stride,
             bos=bos,

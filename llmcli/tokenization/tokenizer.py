@@ -114,6 +114,11 @@ class Tokenizer:
         """The id that ends a text (the first, where there are several); None if unnamed."""
         return self._end_id("eos")
 
+    @property
+    def start_id(self) -> int | None:
+        """The id that stands before a text where one is asked for: BOS, or EOS if there is none."""
+        return self.eos_id if self.bos_id is None else self.bos_id
+
     @cached_property
     def adds_bos(self) -> bool:
         """Whether the tokenizer's own template puts its first token in front of a text."""

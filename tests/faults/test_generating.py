@@ -48,9 +48,7 @@ def test_row_18_an_empty_prompt(tiny_gpt2: Path) -> None:
     assert json.loads(begun.stdout)["prompt_tokens"] == 1
 
 
-@settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.integers(55, 75),
     overflow=st.sampled_from(["error", "left", "middle", "slide"]),

@@ -293,9 +293,7 @@ def test_row_35_a_pickle_that_is_allowed_still_runs_nothing(folder: Path, tmp_pa
     assert not (tmp_path / "pwned").exists()
 
 
-@settings(
-    max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_rows_30_32_spoilt_copies_load_or_are_refused(
     tiny_gpt2: Path, tmp_path: Path, seed: int

@@ -54,9 +54,7 @@ def read(parts: list[str], files: list[str] | None = None, **options: Any) -> st
 BYTES = st.binary(max_size=200) | st.text(max_size=80).map(str.encode)
 
 
-@settings(
-    max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=BYTES, chunk=st.integers(1, 50), keep=st.booleans())
 def test_fuzz_row_14_any_bytes_on_stdin(
     monkeypatch: pytest.MonkeyPatch, data: bytes, chunk: int, keep: bool

@@ -535,9 +535,7 @@ def test_looking_imports_nothing_heavy(tiny_gpt2: Path) -> None:
     assert not heavy & set(done.stdout.split())
 
 
-FUZZ = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FUZZ = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: (
