@@ -14,6 +14,7 @@ from llmcli.cli.options import (
     model_options,
     output_options,
 )
+from llmcli.io.files import existing_parent
 from llmcli.io.records import records, sources
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
@@ -38,11 +39,13 @@ from llmcli.terminal.console import Console
     default=None,
     help="Begin-of-text before the first token, which otherwise is not scored.",
 )
+@click.option("--save", metavar="FILE", help="Keep the temperature for --calibration.")
 @input_options
 @model_options
 @output_options
 def calibrate(
     text: str | None,
+    save: str | None,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -58,10 +61,12 @@ def calibrate(
     Examples:
       llmcli calibrate -i chapter.txt
       llmcli calibrate --bins 20 --json -i chapter.txt
+      llmcli calibrate --save story.toml -i chapter.txt
     """
     from llmcli.tasks.calibrate import calibrate as measure
     from llmcli.tasks.calibrate import calibration_record
 
+    target = None if save is None else existing_parent(save, inputs=inputs.files)
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
@@ -82,3 +87,7 @@ def calibrate(
         from llmcli.terminal.calibrate import calibration_view
 
         console.render(calibration_view(calibration_record(result, convention)))
+    if target is not None:
+        from llmcli.tasks.calibrate import save_temperature
+
+        save_temperature(target, loaded, result, [source.label for source in found])

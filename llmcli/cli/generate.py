@@ -12,6 +12,7 @@ from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.options import (
     InputOptions,
+    calibration_option,
     input_options,
     load_model,
     model_options,
@@ -28,6 +29,7 @@ from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.tasks.batch import Verb
     from llmcli.terminal.generate import GenerateView
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -54,6 +56,7 @@ class GenerateOptions:
     stats: bool
     keep_newline: bool
     draft: str | None
+    calibration: FittedTemperature | None
     batch_size: int | None
     context: int | None
 
@@ -64,7 +67,7 @@ class GenerateOptions:
         if self.early_stopping is not None:
             words = {"true": True, "false": False}
             said["early_stopping"] = words.get(self.early_stopping, self.early_stopping)
-        if self.draft is not None:
+        if self.draft is not None or self.calibration is not None:
             said.setdefault("num_beams", 1)
         return {
             **said,
@@ -135,6 +138,7 @@ class GenerateOptions:
 )
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@calibration_option
 @batch_options(output="Write to a file; a batch is appended to it as it is made.")
 @input_options
 @model_options
@@ -172,6 +176,10 @@ def generate(
     check_combination(SamplingParams(**given))
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
+    if options.calibration is not None and (options.num_beams or 1) > 1:
+        raise InvalidInput(
+            "A calibration does not work with beam search.", "Leave one of them out."
+        )
     batch.check(inputs, own_output=True)
     call = _Call(given, sampling, model, options)
     if batch.jsonl:
@@ -198,7 +206,7 @@ class _Call:
         from llmcli.terminal.generate import GenerateView
 
         options = self.options
-        model = load_model(self.model, console)
+        model = load_model(self.model, console, calibration=options.calibration)
         if options.context is not None:
             model.limit_context(options.context)
         given = {**self.given, **more, **self.sampling.by_token(model)}

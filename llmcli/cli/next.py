@@ -9,6 +9,7 @@ import click
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
+    calibration_option,
     input_options,
     load_model,
     model_options,
@@ -23,6 +24,7 @@ from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.tasks.batch import Verb
 
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 @filter_options
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@calibration_option
 @batch_options()
 @input_options
 @model_options
@@ -49,6 +52,7 @@ def next_tokens(
     sampling: SamplingOptions,
     bos: bool,
     keep_newline: bool,
+    calibration: FittedTemperature | None,
     batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
@@ -73,7 +77,7 @@ def next_tokens(
         def load(console: Console) -> Verb:
             from llmcli.tasks.next import predict_records
 
-            loaded = load_model(model, console)
+            loaded = load_model(model, console, calibration=calibration)
             settings = {**given, **sampling.by_token(loaded)}
             return predict_records(loaded, settings, count=count, bos=bos)
 
@@ -86,7 +90,7 @@ def next_tokens(
         raise InvalidInput(
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
-    loaded = load_model(model, console)
+    loaded = load_model(model, console, calibration=calibration)
     from llmcli.tasks.next import predict
 
     answer = predict(loaded, text, {**given, **sampling.by_token(loaded)}, count=count, bos=bos)

@@ -21,6 +21,7 @@ from llmcli.terminal.console import ColorWhen, Console
 if TYPE_CHECKING:
     from llmcli.hub.cache import Need
     from llmcli.hub.resolve import ResolvedModel
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -169,12 +170,22 @@ def find_files(options: LoadOptions, console: Console, *, need: Need = "model") 
         return options.resolve(need=need, notify=console.notice, progress=progress)
 
 
-def load_model(options: LoadOptions, console: Console) -> LanguageModel:
-    """Find a model's files and load it."""
+def load_model(
+    options: LoadOptions, console: Console, *, calibration: FittedTemperature | None = None
+) -> LanguageModel:
+    """Find a model's files and load it.
+
+    Raises:
+        InvalidInput: the calibration is another model's.
+    """
     from llmcli.models.loader import load_resolved
 
     resolved = find_files(options, console)
-    return load_resolved(resolved, options, notify=console.notice, detail=console.detail)
+    model = load_resolved(resolved, options, notify=console.notice, detail=console.detail)
+    if calibration is not None:
+        calibration.check(model)
+        model.calibration = calibration
+    return model
 
 
 def load_tokenizer(options: LoadOptions, console: Console) -> tuple[Tokenizer, ResolvedModel]:
@@ -244,6 +255,38 @@ model_options = bundle(
     threads_option,
 )
 """Adds the options that find and run a model; the callback takes ``model: LoadOptions``."""
+
+
+class CalibrationFile(click.ParamType["FittedTemperature"]):
+    """A file of ``calibrate --save``, read at once."""
+
+    name = "file"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> FittedTemperature:
+        """Return what it holds.
+
+        Raises:
+            InvalidInput: it cannot be read or is no such file.
+        """
+        from llmcli.models.calibration_file import FittedTemperature
+
+        return FittedTemperature.read(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Complete names of files."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+calibration_option = click.option(
+    "--calibration",
+    type=CalibrationFile(),
+    help="Divide the logits by the temperature of a file of 'calibrate --save'.",
+)
+"""Adds --calibration; the callback takes it and hands it to `load_model`."""
 
 
 # -- input ---------------------------------------------------------------------------------

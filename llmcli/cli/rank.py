@@ -9,6 +9,7 @@ import click
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
+    calibration_option,
     input_options,
     load_model,
     model_options,
@@ -25,6 +26,7 @@ from llmcli.terminal.console import Console
 from llmcli.terminal.rank import rank_table
 
 if TYPE_CHECKING:
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.tasks.batch import Verb
 
 
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     default=None,
     help="Put the begin-of-text token before the prompt.  [default: as the tokenizer does]",
 )
+@calibration_option
 @input_options
 @model_options
 @output_options
@@ -65,6 +68,7 @@ def rank(
     normalize: Normalize,
     delimiter: str | None,
     bos: bool | None,
+    calibration: FittedTemperature | None,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -92,7 +96,8 @@ def rank(
         )
 
         def load(console: Console) -> Verb:
-            return rank_records(load_model(model, console), request, choices_field=choices_field)
+            loaded = load_model(model, console, calibration=calibration)
+            return rank_records(loaded, request, choices_field=choices_field)
 
         run_batch(batch, (), inputs, console, load)
         return
@@ -104,7 +109,7 @@ def rank(
     request = RankRequest(
         prompt=text, choices=choices, normalize=normalize, delimiter=delimiter, bos=bos
     )
-    answer = rank_choices(load_model(model, console), request)
+    answer = rank_choices(load_model(model, console, calibration=calibration), request)
 
     def show_json() -> None:
         console.record(answer.to_dict())

@@ -9,6 +9,7 @@ import click
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.options import (
     InputOptions,
+    calibration_option,
     input_options,
     load_model,
     model_options,
@@ -24,12 +25,14 @@ from llmcli.terminal.console import Console
 from llmcli.terminal.score import ScoreView
 
 if TYPE_CHECKING:
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.tasks.batch import Verb
 
 
 @click.command()
 @click.argument("text", required=False)
 @score_options
+@calibration_option
 @batch_options(
     field="text", jsonl="Each line of the input is a JSON object with a text in it; a score each."
 )
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 def score(
     text: str | None,
     settings: ScoreSettings,
+    calibration: FittedTemperature | None,
     batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
@@ -68,7 +72,7 @@ def score(
         def load(console: Console) -> Verb:
             from llmcli.tasks.score_batch import score_records
 
-            loaded = load_model(model, console)
+            loaded = load_model(model, console, calibration=calibration)
             _keep_memory()
             return score_records(Scoring(model=loaded, request=settings.request()))
 
@@ -77,7 +81,7 @@ def score(
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
-    loaded = load_model(model, console)
+    loaded = load_model(model, console, calibration=calibration)
     _keep_memory()
     read = records(
         found,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmcli.engine.packed_model import PackedModel
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
+    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.tokenization.tokenizer import Tokenizer
 
 # transformers' own sizes of context, where config.json states none.
@@ -43,6 +44,7 @@ class LanguageModel:
         notify: Called with a sentence that whoever loads the model should read.
         detail: Called with a sentence for who wants to know more.
         timings: Seconds that each step of loading took, by name.
+        calibration: A temperature that was fitted to it; decoders divide their logits by it.
     """
 
     resolved: ResolvedModel
@@ -54,6 +56,7 @@ class LanguageModel:
     notify: Notify = silent
     detail: Notify = silent
     timings: dict[str, float] = field(default_factory=dict)
+    calibration: FittedTemperature | None = None
 
     @property
     def name(self) -> str:
@@ -226,6 +229,13 @@ class LanguageModel:
 
     def decoder(self) -> ScoringDecoder:
         """Return a fresh decoder over this model's weights."""
+        if self.calibration is None:
+            return self._decoder()
+        from llmcli.engine.tempered_decoder import TemperedDecoder
+
+        return TemperedDecoder(self._decoder(), self.calibration.temperature)
+
+    def _decoder(self) -> ScoringDecoder:
         if self.packed is not None:
             from llmcli.engine.native_decoder import NativeDecoder
 

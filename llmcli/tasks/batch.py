@@ -32,6 +32,7 @@ class Verb:
 
 def made_by(command: str, model: LanguageModel, **settings: Any) -> dict[str, Any]:
     """What a verb's rows depend on: the model as it was loaded, and the verb's own settings."""
+    fitted = model.calibration
     return {
         "command": command,
         "version": __version__,
@@ -39,5 +40,6 @@ def made_by(command: str, model: LanguageModel, **settings: Any) -> dict[str, An
         "revision": model.revision,
         "precision": model.precision,
         "device": model.device,
+        **({} if fitted is None else {"calibration": fitted.temperature}),
         **settings,
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput
@@ -87,3 +88,38 @@ def calibration_record(result: Calibration, convention: Convention) -> dict[str,
         "stride": convention.stride,
         "bos": convention.bos is not None,
     }
+
+
+def save_temperature(
+    path: Path, model: LanguageModel, result: Calibration, texts: Sequence[str]
+) -> None:
+    """Write the temperature that was fitted, for ``--calibration``.
+
+    Args:
+        path: The file.
+        model: What it was fitted to.
+        result: The figures.
+        texts: What the text is called, such as the names of its files.
+
+    Raises:
+        InvalidInput: no temperature was fitted.
+        StorageError: the disk does not take it.
+    """
+    if result.temperature is None:
+        raise InvalidInput(
+            "There is no temperature to save: none fits, or the text is under 200 tokens.",
+            "Give more text, or text of the model's own kind.",
+        )
+    from llmcli.models.calibration_file import write_calibration
+
+    values = {
+        "temperature": result.temperature,
+        "temperature_interval": result.temperature_interval,
+        "tokens": result.tokens,
+        "text": texts,
+        "nll_before": result.nll_before,
+        "nll_after": result.nll_after,
+        "ece_before": result.ece_before,
+        "ece_after": result.ece_after,
+    }
+    write_calibration(path, "temperature", model, values)

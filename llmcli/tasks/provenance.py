@@ -20,6 +20,7 @@ def provenance(model: LanguageModel) -> dict[str, Any]:
         "revision": model.revision,
         "precision": model.precision,
         "device": model.device,
+        **({} if model.calibration is None else {"calibration": model.calibration.to_dict()}),
         "versions": {
             "llmcli": __version__,
             **{name: version(name) for name in ("torch", "transformers", "tokenizers")},

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from llmcli.api import load
 from llmcli.cli.main import cli
 from llmcli.engine.native import library
+from llmcli.hub.reference import bundled_models
+from llmcli.tasks.calibrate import calibrate, save_temperature
 
 TEXT = "The fox said to the crow: give me the cheese, and naïve café 東京. " * 12
 
@@ -49,6 +54,90 @@ def test_quiet_is_the_error(tiny_gpt2: Path) -> None:
 
 def test_few_tokens_have_figures_but_no_fit(tiny_gpt2: Path) -> None:
     assert "no fit under 200 tokens" in run(tiny_gpt2, TEXT[:100]).stdout
+
+
+@pytest.fixture(scope="module")
+def saved(tiny_gpt2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of calibrate --save, with a temperature that is easy to see."""
+    file = tmp_path_factory.mktemp("saved") / "a \x7f“text”.toml"
+    text = file.with_suffix(".txt")
+    text.write_text(TEXT, "utf-8")
+    model = load(str(tiny_gpt2))
+    result, _ = calibrate(model, [TEXT])
+    save_temperature(file, model, replace(result, temperature=2.5), [text.name])
+    return file
+
+
+def test_a_saved_temperature_divides_the_logits(tiny_gpt2: Path, saved: Path) -> None:
+    args = ["--json", "--calibration", str(saved)]
+    plain = ["--json", "--temperature", "2.5", "--top-p", "1", "The fox"]
+    wanted = json.loads(run(tiny_gpt2, *plain, command="next").stdout)
+    found = json.loads(run(tiny_gpt2, *args, "The fox", command="next").stdout)
+    assert found["calibration"] == {"file": str(saved), "temperature": 2.5}
+    for ours, theirs in zip(found["candidates"], wanted["candidates"], strict=True):
+        assert ours["id"] == theirs["id"]
+        assert ours["logprob"] == pytest.approx(theirs["sampled_logprob"], abs=1e-5)
+    ranked = run(tiny_gpt2, *args, "--prompt", "The fox", "crow", command="rank").stdout
+    (choice,) = json.loads(ranked)["choices"]
+    before, after = summed_at(tiny_gpt2, "The fox", " crow", 2.5)
+    assert choice["logprob"] == pytest.approx(after, abs=1e-4)
+    score = ["--no-bos", "--prompt", "The fox", *args, " crow"]
+    assert json.loads(run(tiny_gpt2, *score, command="score").stdout)["nll"] == pytest.approx(
+        -after, abs=1e-4
+    )
+    again = run(tiny_gpt2, "--json", "--prompt", "The fox", "crow", command="rank").stdout
+    assert json.loads(again)["choices"][0]["logprob"] == pytest.approx(before, abs=1e-4)
+    settings = ["--seed", "1", "-n", "3", "--logprobs", "0", "--temperature", "1", "--top-p", "1"]
+    made = json.loads(run(tiny_gpt2, *settings, *args, "The fox", command="generate").stdout)
+    assert made["calibration"]["temperature"] == 2.5
+    assert all(
+        each["logprob"] == pytest.approx(each["sampled_logprob"], abs=1e-5)
+        for each in made["tokens"]
+    )
+
+
+def summed_at(folder: Path, prompt: str, text: str, temperature: float) -> tuple[float, float]:
+    """The log-likelihood of a text after a prompt: as it is, and at a temperature."""
+    model = load(str(folder))
+    first, ids = model.tokenizer.ids(prompt), model.tokenizer.ids(prompt + text)
+    with torch.no_grad():
+        logits = model.module(torch.tensor([ids[:-1]])).logits[0].double()[len(first) - 1 :]
+    rows = torch.arange(len(logits)), torch.tensor(ids[len(first) :])
+    plain, scaled = (torch.log_softmax(logits / each, 1)[rows].sum() for each in (1, temperature))
+    return float(plain), float(scaled)
+
+
+@pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
+def test_save_writes_what_was_fitted(tiny_gpt2: Path, tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    found = json.loads(run(Path("fable"), "--json", "--save", str(file), TEXT * 2).stdout)
+    content = tomllib.loads(file.read_text("utf-8"))
+    assert content["temperature"] == found["temperature"]
+    assert content["text"] == ["The text"]
+    assert (content["model"], content["revision"]) == (found["model"], found["revision"])
+    message = run(tiny_gpt2, "--save", str(tmp_path / "u.toml"), TEXT[:100], code=2).stderr
+    assert "no temperature to save" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("revision = ", "revision = 'f00d' #"), "is of"),
+        (("tokenizer = ", "tokenizer = 'f00d' #"), "is of another tokenizer"),
+        (("kind = ", "kind = 'labels' #"), "is a file of llmcli calibrate --labels --save"),
+        (("kind = ", "kind = 'fox' #"), "holds no calibration"),
+        (("temperature = ", "temperature = 0 #"), "has no temperature above 0"),
+        (("kind = ", "kind "), "is not TOML"),
+    ],
+)
+def test_a_file_that_is_not_of_this_model(
+    tiny_gpt2: Path, saved: Path, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text(saved.read_text("utf-8").replace(*change, 1), "utf-8")
+    error = run(tiny_gpt2, "--calibration", str(file), "The fox", command="next", code=2).stderr
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
