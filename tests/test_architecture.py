@@ -22,7 +22,7 @@ ALLOWED = {
     "extras": {"errors"},
     "system": {"errors"},
     "io": {"errors", "extras", "reporting"},
-    "tokenization": {"errors", "io"},
+    "tokenization": {"errors", "extras", "io"},
     "hub": {"errors", "reporting", "system", "io", "_version"},
     "engine": {"errors", "params", "system", "tokenization"},
 }

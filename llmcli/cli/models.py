@@ -121,15 +121,16 @@ def show(model: str, revision: str | None, console: Console) -> None:
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @output_options
 def remove(model: str, revision: str | None, yes: bool, console: Console) -> None:
-    """Delete MODEL from the Hub cache: all of it, or one revision.
+    """Delete MODEL from the Hub cache: all of it, or one revision; and what was made of it.
 
     \b
     Examples:
       llmcli models remove gpt2
       llmcli models remove org/name --revision v1.0 --yes
     """
-    from llmcli.hub.inventory import cached_size, remove_cached
+    from llmcli.hub.inventory import cached_size, cached_snapshots, remove_cached
     from llmcli.hub.reference import bundled_models, parse_reference
+    from llmcli.models.adapter import remove_merged
     from llmcli.models.prepared import remove_prepared
 
     reference = parse_reference(model, revision)
@@ -140,7 +141,8 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
         if not sys.stdin or not sys.stdin.isatty():
             raise InvalidInput("Nobody is there to be asked.", "Give --yes to delete it.")
         click.confirm(f"Delete {model} ({size})?", abort=True, err=True)
-    freed = remove_prepared(reference) + remove_cached(reference)
+    folders = cached_snapshots(reference)
+    freed = remove_merged(folders) + remove_prepared(folders) + remove_cached(reference)
     console.answer(
         {"name": reference.name, "revision": reference.revision, "freed": freed},
         lambda: console.info(f"Deleted {model}: {_human_size(freed)} are free again."),
@@ -152,23 +154,26 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
 @click.option(
     "-o", "--output", required=True, type=click.Path(), metavar="DIR", help="The copy's folder."
 )
+@allow_pickle_option
 @output_options
-def repair(folder: str, output: str, console: Console) -> None:
+def repair(folder: str, output: str, allow_pickle: bool, console: Console) -> None:
     """Write a clean copy of the model in FOLDER that every program reads.
 
-    Prefixes of torch.compile and DataParallel, tables among the weights, tied heads, mixed types,
-    shards with or without their index, tokenizers in pairs of files: the copy has one file of
-    weights under the usual names, and tokenizer.json. It has been loaded before it is there.
+    Prefixes of torch.compile and DataParallel, gamma and beta of old checkpoints, tables among
+    the weights, tied heads, mixed types, shards with or without their index, pickled weights,
+    tokenizers in pairs of files: the copy has one file of weights under the usual names, and
+    tokenizer.json. It has been loaded before it is there.
 
     \b
     Examples:
       llmcli models repair ./checkpoint -o ./model
+      llmcli models repair ./old -o ./new --allow-pickle
     """
     from pathlib import Path
 
     from llmcli.models.repair import repair as make_clean
 
-    done = make_clean(Path(folder), Path(output))
+    done = make_clean(Path(folder), Path(output), allow_pickle=allow_pickle)
     if console.choose(json=False, text=True):
         for change in done.changes or ["nothing had to be changed"]:
             console.info(change)

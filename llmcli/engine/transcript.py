@@ -18,8 +18,9 @@ class Prompt:
     Attributes:
         ids: Token ids, at least one.
         dropped_tokens: How many were cut away to make room.
-        healed: Bytes that were taken off the prompt's end; the first new token begins with
-            them, and they are not told again.
+        healed: Bytes that the first new token with any begins with and that are not told: those
+            that were taken off the prompt's end, or the space that a vocabulary spells before a
+            text's first word.
         healing_ids: The tokens that begin so; empty without healing.
     """
 
@@ -72,20 +73,20 @@ class Transcript:
         self._n_positions = n_positions
         self._token_bytes = token_bytes
         self._index = index
+        self._untold = prompt.healed
         self._decoder = StreamDecoder()
         self._stop = StopMatcher(params.stop, keep=params.keep_stop)
 
     def take(self, chosen: Chosen) -> TokenEvent:
         """Append a token; the event holds the text that became certain and any finish."""
         token = chosen.token
-        first = not self.history.generated_count
         self.history.append(token)
         self.context.append(token)
         if token in self.eos_ids and not self.params.ignore_eos:
             return self._finish("eos", "", chosen)
         data = self._token_bytes(token)
-        if first:
-            data = data.removeprefix(self.prompt.healed)
+        if data and self._untold:
+            data, self._untold = data.removeprefix(self._untold), b""
         text = self._certain(self._decoder.push(data))
         reason = self._reason()
         return self._finish(reason, text, chosen) if reason else self._event(text, chosen)

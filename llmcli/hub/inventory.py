@@ -12,7 +12,7 @@ from typing import Literal
 from llmcli.errors import ModelNotFound, StorageError
 from llmcli.hub import cache
 from llmcli.hub.cache import commit_of, missing_files, repository_folder
-from llmcli.hub.reference import ModelReference, bundled_models, is_commit, quoted
+from llmcli.hub.reference import ModelReference, bundled_models, is_commit, names_of, quoted
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,39 @@ def list_models() -> list[LocalModel]:
 def cached_size(reference: ModelReference) -> int:
     """Bytes that a cached model takes, unfinished downloads and all revisions included.
 
+    A model that the Hub has under two names is one model.
+
     Raises:
         ModelNotFound: It is not in the cache.
     """
-    root = cache.cache_folder()
-    folder = repository_folder(root, reference.name)
-    revision = reference.revision
-    if not folder.is_dir() or (revision and not commit_of(root, reference.name, revision)):
+    repositories = cached_repositories(reference)
+    if not repositories:
         raise ModelNotFound(
-            f"{quoted(reference.name)} is not in the cache {quoted(str(root))}.",
+            f"{quoted(reference.name)} is not in the cache {quoted(str(cache.cache_folder()))}.",
             "llmcli models list shows what is.",
         )
-    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink())
+    return sum(map(_size_of, repositories))
+
+
+def cached_repositories(reference: ModelReference) -> list[Path]:
+    """A model's folders in the cache, one for each name that has the revision asked for."""
+    root = cache.cache_folder()
+    return [
+        folder
+        for name in names_of(reference.name)
+        if (folder := repository_folder(root, name)).is_dir()
+        and (reference.revision is None or commit_of(root, name, reference.revision))
+    ]
+
+
+def cached_snapshots(reference: ModelReference) -> list[Path]:
+    """The folders of a cached model's files: of all its revisions, or of the one that is named."""
+    root = cache.cache_folder()
+    if reference.revision is None:
+        folders = cached_repositories(reference)
+        return [each for folder in folders for each in (folder / "snapshots").glob("*")]
+    found = (commit_of(root, name, reference.revision) for name in names_of(reference.name))
+    return [each.folder for each in found if each is not None]
 
 
 def remove_cached(reference: ModelReference) -> int:
@@ -82,20 +103,25 @@ def remove_cached(reference: ModelReference) -> int:
     """
     before = cached_size(reference)
     root = cache.cache_folder()
-    folder = repository_folder(root, reference.name)
-    commit = commit_of(root, reference.name, reference.revision)
-    if reference.revision is not None and commit is not None:
-        _delete_revision(root, commit.commit)
-        if commit.folder.exists():
-            raise not_deleted(commit.folder, None)
-        return before - cached_size(ModelReference(reference.name))
-    try:
-        # Whatever is in there: half of a download is no repository that a library could list.
-        shutil.rmtree(folder)
-        shutil.rmtree(root / ".locks" / folder.name, ignore_errors=True)
-    except OSError as error:
-        raise not_deleted(folder, error) from error
+    repositories = cached_repositories(reference)
+    if reference.revision is not None:
+        for folder in cached_snapshots(reference):
+            _delete_revision(root, folder.name)
+            if folder.exists():
+                raise not_deleted(folder, None)
+        return before - sum(map(_size_of, repositories))
+    for folder in repositories:
+        try:
+            # Whatever is in there: half of a download is no repository that a library could list.
+            shutil.rmtree(folder)
+            shutil.rmtree(root / ".locks" / folder.name, ignore_errors=True)
+        except OSError as error:
+            raise not_deleted(folder, error) from error
     return before
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_symlink())
 
 
 def _delete_revision(root: Path, commit: str) -> None:

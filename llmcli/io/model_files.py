@@ -21,6 +21,7 @@ _TOKENIZER_SOURCES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
     ("tokenizer.model",),
+    ("tiktoken.model",),
     ("tekken.json",),
     ("spiece.model",),
     ("sentencepiece.bpe.model",),

@@ -6,6 +6,9 @@ every later start sees a plain folder.
 ::
 
     $XDG_CACHE_HOME/llmcli/merged/HASH/     (~/.cache/llmcli/merged)
+        sources.json                        the folders that it was made of
+
+A copy goes when its adapter or its base model goes, and when the adapter is merged anew.
 """
 
 from __future__ import annotations
@@ -15,19 +18,27 @@ import json
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from llmcli.errors import CorruptModel, StorageError, UnsupportedModel
 from llmcli.hub.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from llmcli.hub.inventory import not_deleted
 from llmcli.hub.reference import quoted
 from llmcli.hub.resolve import ResolvedModel
 from llmcli.io.model_files import LARGEST_TOKENIZER, read_regular, regular_files, tokenizer_files
 from llmcli.models.headers import read_header
+from llmcli.models.prepared import remove_prepared
 from llmcli.reporting import Notify, silent
 
-_FORMAT = 1
+_FORMAT = 2
+_SOURCES = "sources.json"
+_TEMPORARY = ".merging-"
+_ABANDONED = 3600.0  # seconds: no merge takes so long
 
 
 def merged_folder() -> Path:
@@ -62,6 +73,50 @@ def merge_adapter(base: ResolvedModel, adapter: Path, *, notify: Notify = silent
     return replace(base, folder=folder, commit=None, origin="folder")
 
 
+def remove_merged(sources: Iterable[Path]) -> int:
+    """Delete what was merged of adapters or base models in these folders; returns its size.
+
+    Raises:
+        StorageError: Something could not be deleted.
+    """
+    gone = {str(folder.resolve()) for folder in sources}
+    return sum(
+        _remove(copy)
+        for copy, (base, adapter) in _copies()
+        if not gone.isdisjoint({str(base), str(adapter)})
+    )
+
+
+def _copies() -> Iterator[tuple[Path, tuple[Path, Path]]]:
+    """The merged models, each with the folders of its base model and of its adapter."""
+    for path in sorted(merged_folder().glob(f"*/{_SOURCES}")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(path.read_bytes())
+            yield path.parent, (Path(found["base"]), Path(found["adapter"]))
+
+
+def _prune(adapter: Path) -> None:
+    """Delete earlier copies of an adapter, copies without sources, and what killed runs left."""
+    for copy, (base, other) in list(_copies()):
+        if other == adapter.resolve() or not (base.is_dir() and other.is_dir()):
+            with suppress(StorageError):
+                _remove(copy)
+    for path in merged_folder().glob(f"{_TEMPORARY}*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path)
+
+
+def _remove(copy: Path) -> int:
+    freed = remove_prepared([copy])
+    try:
+        freed += sum(path.stat().st_size for path in copy.iterdir())
+        shutil.rmtree(copy)
+    except OSError as error:
+        raise not_deleted(copy, error) from error
+    return freed
+
+
 def _make(base: ResolvedModel, adapter: Path, folder: Path) -> None:
     """Merge, write beside, and rename, so that half of a model is never seen."""
     from llmcli.models.language_model import LanguageModel
@@ -69,7 +124,8 @@ def _make(base: ResolvedModel, adapter: Path, folder: Path) -> None:
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".merging-"))
+        _prune(adapter)
+        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=_TEMPORARY))
     except OSError as error:
         raise _not_written(folder, error) from error
     plain = LanguageModel(resolved=base, device="cpu", precision="float32")
@@ -84,6 +140,8 @@ def _make(base: ResolvedModel, adapter: Path, folder: Path) -> None:
             shutil.copyfile(
                 base.folder / "generation_config.json", scratch / "generation_config.json"
             )
+        sources = {"base": str(base.folder.resolve()), "adapter": str(adapter.resolve())}
+        (scratch / _SOURCES).write_text(json.dumps(sources), "utf-8")
         os.replace(scratch, folder)
     except OSError as error:
         if not (folder / "config.json").is_file():  # else another run was faster

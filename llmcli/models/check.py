@@ -50,6 +50,10 @@ TABLES = re.compile(
 )
 # What torch.compile and DistributedDataParallel put in front of every name.
 WRAPPERS = re.compile(r"(?:(?:_orig_mod|module)\.)+")
+# What the first checkpoints, made of TensorFlow's, call the weight and the bias of a norm. Of
+# these transformers reads those of a LayerNorm, BERT's name for it, and no others.
+OLD_NORMS = re.compile(r"((?:^|\.)(?:ln_\w+|\w*norm\d?|LayerNorm))\.(gamma|beta)$")
+NORM_PARTS = {"gamma": "weight", "beta": "bias"}
 # Kinds whose every layer is in the files and whose sizes are those of the tensors. Of others no
 # more is assumed than that they are not built many times larger than their weights.
 _PLAIN_KINDS = frozenset(
@@ -132,6 +136,16 @@ def check_model_folder(
     return inspection
 
 
+def unread_weights(folder: Path) -> list[str]:
+    """The files of weights (or their indexes) of a folder that nothing reads.
+
+    As in transformers, model.safetensors goes before shards with an index, and both go before
+    pickles.
+    """
+    known = (cache.SAFETENSORS, cache.SAFETENSORS_INDEX, cache.PICKLE, cache.PICKLE_INDEX)
+    return [name for name in known if (folder / name).is_file()][1:]
+
+
 def check_tokenizer(tokenizer: Tokenizer, *, vocab_size: int, folder: Path) -> None:
     """Refuse a tokenizer with ids that the model's embedding has no row for.
 
@@ -200,7 +214,7 @@ def _no_weights(folder: Path) -> UnsafeModel | UnsupportedModel | CorruptModel:
 
 
 def _check_names(folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Refuse the names that a wrapper left behind; transformers would find none of its own."""
+    """Refuse names that a wrapper left behind, and old ones: transformers would find no tensor."""
     wrapped = [match[0] for name in tensors if (match := WRAPPERS.match(name))]
     if len(wrapped) == len(tensors):
         by = "torch.compile" if "_orig_mod." in wrapped[0] else "a wrapper for several processes"
@@ -208,6 +222,13 @@ def _check_names(folder: Path, tensors: Mapping[str, TensorInfo]) -> None:
             f"{quoted(str(folder))}: all tensors are named {wrapped[0]}..., as {by} names them.",
             "Make a clean copy: llmcli models repair DIR -o DIR2.",
         )
+    for name in tensors:
+        if (match := OLD_NORMS.search(name)) and not match[1].endswith("LayerNorm"):
+            raise CorruptModel(
+                f"{quoted(str(folder))}: {quoted(name)} is what old checkpoints call the "
+                f"{NORM_PARTS[match[2]]} of a norm, and transformers does not read it.",
+                "Make a clean copy: llmcli models repair DIR -o DIR2.",
+            )
 
 
 def _check_types(folder: Path, tensors: Mapping[str, TensorInfo]) -> None:

@@ -48,7 +48,7 @@ def load_as(
     detail: Notify = silent,
 ) -> M:
     """Load a model as one of a kind of ours; the rest as for :func:`load_resolved`."""
-    from llmcli.models.check import check_model_folder
+    from llmcli.models.check import check_model_folder, unread_weights
     from llmcli.models.kinds import check_continues
 
     if resolved.adapter is not None:
@@ -62,6 +62,9 @@ def load_as(
         trust_remote_code=options.trust_remote_code,
     )
     check_continues(found.config, name=resolved.name)
+    if unread := unread_weights(resolved.folder):
+        taken = "shards" if len(found.weights) > 1 else found.weights[0].name
+        detail(f"The weights are read from {taken}; not read: {', '.join(unread)}.")
     device = _device(options.device)
     return kind(
         resolved=resolved,

@@ -21,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmcli.hub import cache
 from llmcli.hub.inventory import not_deleted
-from llmcli.hub.reference import ModelReference
 
 if TYPE_CHECKING:
     from llmcli.engine.arrayfile import ArrayFile
@@ -71,19 +70,12 @@ def prepared_files(folder: Path) -> list[Path]:
     return sorted(prepared_folder().glob(f"{_folder_hash(folder)}-*"))
 
 
-def remove_prepared(reference: ModelReference) -> int:
-    """Delete what was prepared of a cached model, or of one revision of it; returns its size.
+def remove_prepared(folders: Iterable[Path]) -> int:
+    """Delete what was prepared of the models in folders; returns its size.
 
     Raises:
         StorageError: A file could not be deleted.
     """
-    root = cache.cache_folder()
-    if reference.revision is None:
-        repository = cache.repository_folder(root, reference.name)
-        folders = list((repository / "snapshots").glob("*"))
-    else:
-        commit = cache.commit_of(root, reference.name, reference.revision)
-        folders = [commit.folder] if commit else []
     freed = 0
     for path in [path for folder in folders for path in prepared_files(folder)]:
         try:

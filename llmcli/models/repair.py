@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmcli.errors import CorruptModel, InvalidInput, StorageError
+from llmcli.errors import CorruptModel, InvalidInput, StorageError, UnsafeModel
 from llmcli.hub import cache
 from llmcli.hub.reference import quoted
 from llmcli.hub.resolve import ResolvedModel
 from llmcli.io.model_files import LARGEST_TOKENIZER, read_regular, regular_files, tokenizer_files
-from llmcli.models.check import TABLES, WRAPPERS
+from llmcli.models.check import NORM_PARTS, OLD_NORMS, TABLES, WRAPPERS
 from llmcli.models.config import read_config, read_generation_config
-from llmcli.models.headers import FLOATS, TensorInfo, read_header
+from llmcli.models.headers import read_header
 from llmcli.models.options import LoadOptions
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -40,17 +42,18 @@ class Repaired:
     changes: list[str] = field(default_factory=list)
 
 
-def repair(source: Path, target: Path) -> Repaired:
+def repair(source: Path, target: Path, *, allow_pickle: bool = False) -> Repaired:
     """Write a clean copy of a model.
 
-    Names lose what torch.compile and wrappers put in front of them, tables and heads that no
-    language model has are left out, tied heads are stored once, all weights have one type,
-    shards become one file, and a tokenizer of any form becomes tokenizer.json. The copy has been
-    loaded before it is there.
+    Names lose what torch.compile and wrappers put in front of them and what old checkpoints call
+    the parts of a norm, tables and heads that no language model has are left out, tied heads are
+    stored once, all weights have one type, shards and pickles become one safetensors file, and a
+    tokenizer of any form becomes tokenizer.json. The copy has been loaded before it is there.
 
     Args:
         source: A model's folder.
         target: The copy's folder; must not exist, or be empty.
+        allow_pickle: Read pickled weights where there are no others.
 
     Raises:
         InvalidInput: The target is in use.
@@ -71,7 +74,7 @@ def repair(source: Path, target: Path) -> Repaired:
         rough.mkdir()
         _copy_settings(source, rough, changes)
         _copy_tokenizer(source, rough, changes)
-        dtype = _gather(source, rough, changes)
+        dtype = _gather(source, rough, changes, allow_pickle=allow_pickle)
         _save_loaded(rough, clean, dtype, changes)
         if target.is_dir():
             target.rmdir()
@@ -113,61 +116,113 @@ def _copy_tokenizer(source: Path, folder: Path, changes: list[str]) -> None:
     changes.append("made tokenizer.json of " + ", ".join(tokenizer_files(names)))
 
 
-def _gather(source: Path, folder: Path, changes: list[str]) -> str:
+def _gather(source: Path, folder: Path, changes: list[str], *, allow_pickle: bool) -> str:
     """Put all weights into one file, under clean names; returns the type most of them have."""
-    from safetensors import safe_open
     from safetensors.torch import save_file
 
-    files = _weight_files(source)
-    infos: dict[str, TensorInfo] = {}
+    files = _weight_files(source, allow_pickle=allow_pickle)
     tensors: dict[str, Any] = {}
+    sizes: Counter[str] = Counter()
+    renamed: dict[str, str] = {}
     dropped = 0
-    for path in files:
-        infos |= (header := read_header(path))
-        with safe_open(path, framework="pt") as file:
-            for name in header:
-                if TABLES.search(name):
-                    dropped += 1
-                    continue
-                tensors[WRAPPERS.sub("", name, count=1)] = file.get_tensor(name)
-    wrapped = {match[0] for name in infos if (match := WRAPPERS.match(name))}
-    changes += [f"took {prefix} from the names" for prefix in sorted(wrapped)]
+    for name, tensor in (item for path in files for item in _read(path)):
+        if TABLES.search(name):
+            dropped += 1
+            continue
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if not tensor.is_floating_point():
+            raise CorruptModel(
+                f"{quoted(str(source))}: {quoted(name)} is of an integer type, and weights are "
+                "floating-point numbers.",
+                "Such a file cannot be repaired: make it anew.",
+            )
+        sizes[dtype] += tensor.numel()
+        tensors[_clean_name(name, renamed)] = tensor
+    changes += renamed.values()
     if dropped:
         changes.append(f"left out {dropped} tables that are no weights")
     if len(files) > 1:
         changes.append(f"joined {len(files)} files of weights")
-    integers = [name for name in tensors if infos.get(name, _FLOAT).dtype not in FLOATS]
-    if integers:
-        raise CorruptModel(
-            f"{quoted(str(source))}: {quoted(integers[0])} is of an integer type, and weights are "
-            "floating-point numbers.",
-            "Such a file cannot be repaired: make it anew.",
-        )
+    if files[0].suffix == ".bin":
+        changes.append("made safetensors of pickled weights")
     save_file(tensors, folder / cache.SAFETENSORS, metadata={"format": "pt"})
-    sizes: Counter[str] = Counter()
-    for info in infos.values():
-        sizes[info.dtype] += info.size
     most = sizes.most_common(1)[0][0]
-    if len({info.dtype for info in infos.values() if info.dtype in FLOATS}) > 1 or most == "F64":
-        changes.append(f"gave all weights one type, {_TYPES.get(most, 'float32')}")
-    return _TYPES.get(most, "float32")
+    chosen = most if most in _TYPES else "float32"
+    if len(sizes) > 1 or chosen != most:
+        changes.append(f"gave all weights one type, {chosen}")
+    return chosen
 
 
-_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_FLOAT = TensorInfo("F32", ())
+_TYPES = ("float32", "float16", "bfloat16")
 
 
-def _weight_files(source: Path) -> list[Path]:
+def _clean_name(name: str, renamed: dict[str, str]) -> str:
+    """A tensor's usual name; what was changed is noted once for each kind."""
+    if match := WRAPPERS.match(name):
+        renamed[match[0]] = f"took {match[0]} from the names"
+        name = name[match.end() :]
+    if match := OLD_NORMS.search(name):
+        old, new = match[2], NORM_PARTS[match[2]]
+        renamed[old] = f"called {old} {new}"
+        name = f"{name.removesuffix(old)}{new}"
+    return name
+
+
+def _read(path: Path) -> Iterator[tuple[str, Any]]:
+    """The tensors of a file of weights, by their names."""
+    if path.suffix == ".bin":
+        yield from _read_pickle(path).items()
+        return
+    from safetensors import safe_open
+
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        for name in header:
+            yield name, file.get_tensor(name)
+
+
+def _read_pickle(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UnsafeModel(
+            f"{quoted(str(path))} holds something else than tensors, which is not read.",
+            "Choose a model with safetensors.",
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CorruptModel(
+            f"{quoted(str(path))} is no file of weights, or is damaged.", "Fetch it again."
+        ) from error
+    if not isinstance(found, dict) or not all(map(torch.is_tensor, found.values())):
+        raise CorruptModel(
+            f"{quoted(str(path))} holds no plain dictionary of tensors.",
+            "Save the model's state_dict() alone.",
+        )
+    # Tied tensors share their memory, which safetensors does not store.
+    return {str(name): tensor.contiguous().clone() for name, tensor in found.items()}
+
+
+def _weight_files(source: Path, *, allow_pickle: bool) -> list[Path]:
     single = source / cache.SAFETENSORS
     if single.is_file():
         return [single]
     shards = [path for path in sorted(source.glob("*.safetensors")) if path.is_file()]
-    if not shards:
+    if shards:
+        return shards
+    pickled = [path for path in sorted(source.glob("pytorch_model*.bin")) if path.is_file()]
+    if pickled and not allow_pickle:
+        raise UnsafeModel(
+            f"{quoted(str(source))} has its weights in pickle files only, which can run code.",
+            "Give --allow-pickle if you trust whoever made them.",
+        )
+    if not pickled:
         raise CorruptModel(
             f"{quoted(str(source))} has no weights in the safetensors format.",
             "Convert them first.",
         )
-    return shards
+    return pickled
 
 
 def _save_loaded(rough: Path, clean: Path, dtype: str, changes: list[str]) -> None:

@@ -308,7 +308,9 @@ def prepare_prompt(
     )
     tokenizer = model.tokenizer
     if not heal or len(kept) < 2 or kept[-1] in tokenizer.special_ids:
-        return Prompt(ids=tuple(kept), dropped_tokens=dropped)
+        # After nothing but control tokens a text begins.
+        space = tokenizer.spelling.first_space if tokenizer.special_ids.issuperset(kept) else b""
+        return Prompt(ids=tuple(kept), dropped_tokens=dropped, healed=space)
     removed = tokenizer.token_bytes(kept[-1])
     beginning = tuple(
         token

@@ -56,6 +56,11 @@ class Spelling:
     prefix_space: bool = False
     continuation: str = ""
 
+    @property
+    def first_space(self) -> bytes:
+        """What the first token of a text spells before its first word, and the text has not."""
+        return b" " if self.prefix_space or self.continuation else b""
+
 
 def spelling_of(backend: Backend) -> Spelling:
     """Read the spelling off a tokenizer's decoder (its pre-tokeniser where it has none)."""

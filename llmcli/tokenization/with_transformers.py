@@ -7,9 +7,12 @@ library's object (`PythonBackend`), with the ids that transformers gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,6 +21,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from llmcli.errors import CorruptModel, UnsupportedModel
+from llmcli.extras import install_command
 from llmcli.tokenization.files import is_native_failure, one_line
 from llmcli.tokenization.panics import quiet_panics, silent_stdout
 
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["PythonBackend", "build_with_transformers"]
 
 _PROBE = "Once upon a time, 2 foxes."
+_RANK = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")  # a line of a tiktoken file
 # What its code raises on files that are not what it expects.
 _FAILURES = (
     OSError,
@@ -53,6 +58,7 @@ def build_with_transformers(files: Path, folder: Path) -> tuple[Backend, dict[st
         UnsupportedModel: transformers cannot build it, or a package that it needs is missing.
         CorruptModel: the tokenizer gives no tokens for a text.
     """
+    _check_packages(files, folder)
     from transformers import AutoTokenizer
 
     load = cast("Callable[..., PreTrainedTokenizerBase]", AutoTokenizer.from_pretrained)
@@ -62,7 +68,7 @@ def build_with_transformers(files: Path, folder: Path) -> tuple[Backend, dict[st
     except ImportError as exc:
         raise UnsupportedModel(
             f"The tokenizer in {folder} needs a package that is not installed: {one_line(exc)}.",
-            "Install it (often sentencepiece), or use a model that has tokenizer.json.",
+            "Install it, or use a model that has tokenizer.json.",
         ) from exc
     except BaseException as exc:
         if not (is_native_failure(exc) or isinstance(exc, _FAILURES)):
@@ -86,8 +92,44 @@ def build_with_transformers(files: Path, folder: Path) -> tuple[Backend, dict[st
             f"The tokenizer in {folder} gives no tokens for a text.",
             "Fetch its files again (--refresh), or copy them from the model's source.",
         )
+    if set(ids) == {backend.token_to_id(str(built.unk_token))} and _pieces_files(files):
+        raise UnsupportedModel(
+            f"transformers cannot read the tokenizer in {folder}: every word is unknown to it.",
+            "Use a model that has tokenizer.json.",
+        )
     keys = ("bos_token", "eos_token", "pad_token")
     return backend, {key: str(text) for key in keys if (text := getattr(built, key, None))}
+
+
+def _check_packages(files: Path, folder: Path) -> None:
+    """Refuse what packages are missing for: transformers names the wrong one, or goes on without
+    a vocabulary.
+    """
+    for path in _pieces_files(files):
+        with open(path, "rb") as file:
+            ranks = _RANK.match(file.read(1024)) is not None
+        needed = ("tiktoken",) if ranks else ("sentencepiece", "google.protobuf")
+        if not all(map(_is_installed, needed)):
+            kind = "tiktoken" if ranks else "SentencePiece"
+            raise UnsupportedModel(
+                f"The tokenizer in {folder} is a {kind} file ({path.name}), and packages that read "
+                "it are not installed.",
+                f"Run: {install_command('sentencepiece')}",
+            )
+
+
+def _pieces_files(files: Path) -> list[Path]:
+    """The SentencePiece and tiktoken files that a tokenizer is built from."""
+    if (files / "tokenizer.json").is_file():
+        return []
+    return [path for each in ("*.model", "*.spm") for path in sorted(files.glob(each))]
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
 
 
 @contextmanager
@@ -117,10 +159,23 @@ class _Encoding:
 
 
 class _Decoder:
-    """Says to `pieces.spelling_of` that decoding is transformers' own."""
+    """Says to `spelling.spelling_of` how pieces are spelt, or that only transformers knows."""
+
+    def __init__(self, state: dict[str, Any]) -> None:
+        self._state = json.dumps(state).encode()
 
     def __getstate__(self) -> bytes:
-        return b'{"type": "Transformers"}'
+        return self._state
+
+
+def _spelt(pieces: Mapping[str, int]) -> _Decoder:
+    """How a vocabulary in Python spells; SentencePiece's shows in its pieces."""
+    steps = []
+    if any(piece.startswith("▁") for piece in pieces):
+        steps = [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always"}]
+        if "<0x20>" in pieces:
+            steps.append({"type": "ByteFallback"})
+    return _Decoder({"decoders": steps or [{"type": "Transformers"}]})
 
 
 class PythonBackend:
@@ -130,10 +185,10 @@ class PythonBackend:
     """
 
     model = pre_tokenizer = normalizer = None
-    decoder = _Decoder()
 
     def __init__(self, built: Any) -> None:
         self._built = built
+        self.decoder = _spelt(self.get_vocab())
         self.encode_special_tokens = False
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> _Encoding:

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import RunLlmcli
 from fakehub import LARGE, FakeHub, Hold
 
+from llmcli.cli.main import cli
 from llmcli.hub.cache import cache_folder
 
 NAME = "org/tiny"
@@ -133,6 +135,20 @@ def test_remove(cached: str, run_llmcli: RunLlmcli) -> None:
     again = run_llmcli("models", "remove", NAME, "--yes")
     assert again.returncode == 1
     assert b"is not in the cache" in again.stderr
+
+
+@pytest.mark.parametrize("cached_as", ["gpt2", "openai-community/gpt2"])
+@pytest.mark.parametrize("called", ["gpt2", "openai-community/gpt2"])
+def test_remove_finds_a_model_by_both_of_its_names(
+    hub: FakeHub, tiny_gpt2: Path, cached_as: str, called: str
+) -> None:
+    hub.add(cached_as, tiny_gpt2)
+    run = CliRunner().invoke
+    assert run(cli, ["models", "pull", cached_as]).exit_code == 0
+    done = run(cli, ["models", "remove", called, "--yes", "--json"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["freed"] > 0
+    assert run(cli, ["models", "path", cached_as]).exit_code == 1
 
 
 def test_remove_one_revision_keeps_the_other(

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fakehub import FakeHub
+from safetensors.torch import load_file, save_file
 
 from llmcli.api import load
 from llmcli.cli.main import cli
@@ -18,6 +19,7 @@ from llmcli.errors import CorruptModel, LlmcliError, ModelNotFound, UnsupportedM
 from llmcli.hub.resolve import resolve
 from llmcli.models.adapter import merged_folder
 from llmcli.models.language_model import LanguageModel
+from llmcli.models.prepared import prepared_files, prepared_folder
 
 # peft asks transformers by a name that it is about to drop.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -68,6 +70,35 @@ def test_an_adapter_is_its_base_model_and_itself(adapter: Path, tiny_gpt2: Path)
     assert again.folder == model.folder
     assert again.revision == model.revision
     assert len(list(merged_folder().iterdir())) == 1
+
+
+def test_a_merged_copy_goes_with_what_it_was_made_of(
+    hub: FakeHub, adapter: Path, tiny_gpt2: Path
+) -> None:
+    first = load(str(adapter), device="cpu")
+    assert first.packed is not None
+    weights = adapter / "adapter_model.safetensors"
+    save_file(
+        {name: tensor * 2 for name, tensor in load_file(weights).items()},
+        weights,
+        metadata={"format": "pt"},
+    )
+    second = load(str(adapter), device="cpu")
+    assert second.folder != first.folder
+    assert not first.folder.exists()
+    assert not prepared_files(first.folder)
+    assert second.packed is not None
+    content = json.loads((adapter / "adapter_config.json").read_bytes())
+    content["base_model_name_or_path"] = "org/base"
+    (adapter / "adapter_config.json").write_text(json.dumps(content))
+    hub.add("org/base", tiny_gpt2)
+    third = load(str(adapter), device="cpu")
+    assert third.packed is not None
+    assert [path.name for path in merged_folder().iterdir()] == [third.folder.name]
+    removed = CliRunner().invoke(cli, ["models", "remove", "org/base", "--yes"])
+    assert removed.exit_code == 0, removed.output
+    assert not list(merged_folder().iterdir())
+    assert not list(prepared_folder().iterdir())
 
 
 def test_its_tokenizer_is_its_own_or_its_base_model_s(adapter: Path, tiny_gpt2: Path) -> None:

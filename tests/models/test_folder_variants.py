@@ -106,7 +106,7 @@ VARIANTS: dict[str, Variant] = {
     "the names of a model without its head": Variant(renamed(r"^transformer\.", "")),
     "gamma and beta": Variant(
         both(renamed(r"(ln_\w)\.weight", r"\1.gamma"), renamed(r"(ln_\w)\.bias", r"\1.beta")),
-        "lack",
+        "old checkpoints.*repair",
     ),
     "a value head beside": Variant(value_head, families=BOTH, says="v_head"),
     "two heads": Variant(

@@ -12,12 +12,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 from model_folders import (
+    both,
     cast,
     head_alone,
     head_beside,
     no_metadata,
     pair_of_files,
+    pickled,
     prefixed,
+    renamed,
     shard,
     tensors,
     value_head,
@@ -26,7 +29,7 @@ from model_folders import (
 from safetensors.torch import load_file, save_file
 
 from llmcli.cli.main import cli
-from llmcli.errors import CorruptModel, InvalidInput
+from llmcli.errors import CorruptModel, InvalidInput, UnsafeModel
 from llmcli.models.check import check_model_folder
 from llmcli.models.repair import repair
 
@@ -39,6 +42,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "mixed": (cast(torch.float16, "mlp"), "one type"),
     "double": (cast(torch.float64), "one type"),
     "masked": (with_tensor("transformer.h.0.attn.masked_bias", torch.tensor(-1e4)), "tables"),
+    "old norms": (
+        both(renamed(r"(ln_\w)\.weight", r"\1.gamma"), renamed(r"(ln_\w)\.bias", r"\1.beta")),
+        "called beta bias; called gamma weight",
+    ),
+    "pickled": (pickled, "made safetensors"),
     "value head": (value_head, "v_head"),
     "shards": (shard, "joined 2"),
     "shards alone": (lambda folder: shard(folder, index=False), "joined 2"),
@@ -62,7 +70,7 @@ def test_the_copy_is_the_model(
     shutil.copytree(plain, source)
     change(source)
     before = {path.name: path.read_bytes() for path in source.iterdir()}
-    done = repair(source, target)
+    done = repair(source, target, allow_pickle=name == "pickled")
     assert said in "; ".join(done.changes)
     assert bool(done.changes) == bool(said)
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
@@ -102,6 +110,15 @@ def test_what_cannot_be_repaired(
     with pytest.raises(CorruptModel):
         repair(source, tmp_path / "target")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]
+    (source / "model.safetensors").unlink()
+    (source / "pytorch_model.bin").write_bytes(b"cposix\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UnsafeModel, match="--allow-pickle"):
+        repair(source, tmp_path / "target")
+    with pytest.raises(UnsafeModel, match="something else than tensors"):
+        repair(source, tmp_path / "target", allow_pickle=True)
+    torch.save({"state_dict": {}}, source / "pytorch_model.bin")
+    with pytest.raises(CorruptModel, match="no plain dictionary"):
+        repair(source, tmp_path / "target", allow_pickle=True)
 
 
 def test_the_command(

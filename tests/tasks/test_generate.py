@@ -292,3 +292,36 @@ def test_a_model_that_cannot_be_loaded_is_no_records_error(tiny_gpt2: Path, tmp_
     (folder / "model.safetensors").write_bytes(b"\0" * 100)
     with pytest.raises(CorruptModel):
         run(model, ["a"], {"seed": 1})
+
+
+def test_a_text_of_its_own_begins_without_the_space_of_its_first_word(tmp_path: Path) -> None:
+    """As transformers decodes it; after a prompt the space stays."""
+    import torch
+    import transformers
+    from tokenizer_files import llama2_style
+
+    backend = llama2_style()
+    dressed: Any = transformers.PreTrainedTokenizerFast
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    dressed(tokenizer_object=backend, **named).save_pretrained(tmp_path)
+    config = transformers.LlamaConfig(
+        vocab_size=backend.get_vocab_size(), hidden_size=16, intermediate_size=16,
+        num_hidden_layers=1, num_attention_heads=2, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        module: Any = transformers.LlamaForCausalLM(config)
+    module.generation_config = transformers.GenerationConfig()  # type: ignore[no-untyped-call]
+    module.save_pretrained(tmp_path)
+    model = load(str(tmp_path), device="cpu")
+    the = model.tokenizer.ids("the")
+    bias = tuple((token, 50.0 - place) for place, token in enumerate(the))
+    given = {"temperature": 0, "logit_bias": bias, "max_new_tokens": 3}
+    params = sampling_params(model, given)
+    for text, bos, expected in (("", True, "the the the"), ("on", False, " the the the")):
+        events = list(continue_text(model, text, params, bos=bos).events)
+        assert [event.token_id for event in events] == the * 3
+        assert "".join(event.text for event in events) == expected
+    reference: Any = transformers.AutoTokenizer.from_pretrained
+    decoded = reference(str(tmp_path)).decode([1, *the * 3], skip_special_tokens=True)
+    assert decoded == "the the the"
