@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -97,23 +98,46 @@ def test_encoding_needs_no_torch(tiny_gpt2: Path) -> None:
     assert not names & {"torch", "transformers", "huggingface_hub"}
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["generate", "-n", "3", "--seed", "1", "Once upon a time"],
-        ["generate", "-n", "3", "--draft", "ngram", "--greedy", "Once upon a time"],
-        ["next", "Once upon a time"],
-        ["score", "Once upon a time"],
-        ["rank", "--prompt", "Once", " upon", " a time"],
-    ],
-    ids=" ".join,
-)
-def test_a_prepared_model_needs_no_torch(args: list[str], tiny_gpt2: Path) -> None:
+# Runs command lines one after the other; tells what each of them has added to memory.
+SEVERAL = """
+import json, sys
+from llmcli.__main__ import main
+for args in json.loads(sys.argv.pop()):
+    sys.argv[1:] = args
+    try:
+        main()
+    except SystemExit as exit:
+        assert not exit.code, args
+    heavy = {"torch", "transformers", "safetensors", "huggingface_hub"} & set(sys.modules)
+    print("\\nimported:", args[0], *sorted(heavy), file=sys.stderr)
+"""
+
+
+def test_a_prepared_model_needs_no_torch(tiny_gpt2: Path) -> None:
     from llmcli.engine.native.library import library
 
     if library() is None:
         pytest.skip("the library was not built")
-    command, *rest = args
-    call = [command, "-m", str(tiny_gpt2), "--precision", "int8", *rest]
-    assert {"torch", "transformers"} <= imported(*call)  # the first time, to prepare it
-    assert not imported(*call) & {"torch", "transformers", "safetensors", "huggingface_hub"}
+    text = "Once upon a time"
+    generate = ["generate", "-n", "3", text]
+    calls = [
+        [*generate, "--seed", "1"],
+        [*generate, "--draft", "ngram", "--greedy"],
+        [*generate, "--num-beams", "2"],
+        ["next", text],
+        ["score", text],
+        ["rank", "--prompt", "Once", " upon", " a time"],
+        ["bench", "-n", "2", "-r", "1"],
+    ]
+    calls = [[*call, "-m", str(tiny_gpt2), "--precision", "int8"] for call in calls]
+    assert {"torch", "transformers"} <= imported(*calls[0])  # the first time, to prepare it
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL, json.dumps(calls)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if line.startswith("imported: ")]
+    assert told == [f"imported: {call[0]}" for call in calls]

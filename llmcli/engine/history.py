@@ -29,6 +29,15 @@ class History:
         for token in prompt:
             self._note(token)
 
+    def copy(self) -> History:
+        """The same tokens, to be continued another way."""
+        other = History((), ngram_size=self._ngram_size)
+        other.ids = list(self.ids)
+        other.generated_count = self.generated_count
+        other._followers = {key: list(tokens) for key, tokens in self._followers.items()}
+        other._seen, other._generated = self._seen.copy(), self._generated.copy()
+        return other
+
     def append(self, token: int) -> None:
         """Add a generated token."""
         self.generated_count += 1
@@ -77,6 +86,12 @@ class _Counts:
         self._slots: dict[int, int] = {}
         self._ids = np.zeros(64, np.int64)
         self._counts = np.zeros(64, np.float32)
+
+    def copy(self) -> _Counts:
+        other = _Counts()
+        other._slots = dict(self._slots)
+        other._ids, other._counts = self._ids.copy(), self._counts.copy()
+        return other
 
     def add(self, token: int) -> None:
         slot = self._slots.get(token)

@@ -61,11 +61,11 @@ def top_tokens(logits: Floats, count: int) -> tuple[TopToken, ...]:
     if not count:
         return ()
     total = log_sum_exp(logits)
-    best = _largest(logits, count)
+    best = largest(logits, count)
     return tuple(TopToken(int(i), float(logits[i]) - total) for i in best)
 
 
-def _largest(values: Floats, count: int) -> Any:
+def largest(values: Floats, count: int) -> Any:
     """Indices of the ``count`` largest values, largest first, of equals the lowest index."""
     if count < len(values):
         border = values[np.argpartition(values, -count)[-count:]].min()
@@ -280,7 +280,7 @@ def filter_top_h(logits: Floats, top_h: float) -> Floats:
 
     Top-H decoding (Potraghloo et al. 2025, arXiv:2509.02510), over the 100 likeliest tokens.
     """
-    best = _largest(logits, min(_TOP_H_TOKENS, len(logits)))
+    best = largest(logits, min(_TOP_H_TOKENS, len(logits)))
     probabilities = softmax(logits[best]).astype(np.float64)
     surprisal = -np.log(np.where(probabilities > 0, probabilities, 1.0))
     shares = (probabilities * surprisal).cumsum()
@@ -414,10 +414,3 @@ def draw_index(weights: Floats, number: float) -> int:
 def most_likely(logits: Floats) -> int:
     """Return the index of the highest of logits [n], the first where there are several."""
     return int(logits.argmax())
-
-
-def derive_seed(seed: int, record: int) -> int:
-    """A seed for one record, for what takes a seed alone; the first record's is the seed given."""
-    if not record:
-        return seed
-    return _philox(seed, 1, 0, 0, record) >> 1

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from llmcli.engine.decoder import Floats
-from llmcli.engine.params import SamplingParams
 from llmcli.engine.reading import Reading, Text, find_reading
 from llmcli.engine.row_stats import LogitStates
-from llmcli.engine.sampling import check_logits
 
 
 class TransformersDecoder(LogitStates):
@@ -94,109 +90,3 @@ class TransformersDecoder(LogitStates):
         read = [self._slots[slot].append(ids, every=every) for slot, ids in texts]
         logits = np.concatenate([each.float().cpu().numpy() for each in read])
         return cast("Floats", logits)
-
-
-@torch.inference_mode()
-def beam_search(
-    module: Any,
-    prompt: Sequence[int],
-    params: SamplingParams,
-    *,
-    max_new_tokens: int,
-    eos_ids: Sequence[int],
-    should_stop: Callable[[], bool] = bool,
-) -> list[list[int]]:
-    """Return ``num_return_sequences`` continuations by transformers' own beam search.
-
-    Args:
-        module: A transformers causal language model.
-        prompt: Token ids.
-        params: Settings; ``num_beams`` is at least ``num_return_sequences``.
-        max_new_tokens: How many tokens at most.
-        eos_ids: The ids that end a text.
-        should_stop: Asked once a step; true ends the search with the best so far.
-
-    Returns:
-        Token ids of each continuation, best first, an end token that was drawn included.
-
-    Raises:
-        NumericalError: the logits are NaN or infinite.
-    """
-    ids = torch.tensor([list(prompt)], device=module.device)
-    config = _beam_config(params, max_new_tokens=max_new_tokens, eos_ids=eos_ids)
-    with torch.random.fork_rng(devices=[]), _own_settings_only(module):
-        torch.manual_seed(params.seed or 0)
-        output = module.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=config,
-            logits_processor=[_check_beams],
-            stopping_criteria=[
-                lambda ids, scores: torch.full((len(ids),), should_stop(), device=ids.device)
-            ],
-        )
-    continuations = []
-    for row in output[:, len(prompt) :].tolist():
-        ends = [row.index(token) for token in eos_ids if token in row and not params.ignore_eos]
-        continuations.append(row[: min(ends) + 1] if ends else row)
-    return continuations
-
-
-def _beam_config(params: SamplingParams, *, max_new_tokens: int, eos_ids: Sequence[int]) -> Any:
-    from transformers import GenerationConfig
-
-    sampled = not params.greedy
-    return GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=params.min_new_tokens,
-        num_beams=params.num_beams,
-        num_return_sequences=params.num_return_sequences,
-        do_sample=sampled,
-        repetition_penalty=params.repetition_penalty,
-        no_repeat_ngram_size=params.no_repeat_ngram_size,
-        min_length=params.min_length,
-        length_penalty=params.length_penalty,
-        early_stopping=params.early_stopping,
-        eos_token_id=None if params.ignore_eos else list(eos_ids) or None,
-        suppress_tokens=[*params.suppress_tokens, *(eos_ids if params.ignore_eos else ())] or None,
-        begin_suppress_tokens=list(params.begin_suppress_tokens) or None,
-        bad_words_ids=[list(each) for each in params.bad_words_ids] or None,
-        sequence_bias=[[list(tokens), bias] for tokens, bias in params.sequence_bias] or None,
-        forced_bos_token_id=list(params.forced_bos_token_id) or None,
-        forced_eos_token_id=None if params.ignore_eos else list(params.forced_eos_token_id) or None,
-        exponential_decay_length_penalty=params.exponential_decay_length_penalty,
-        pad_token_id=eos_ids[0] if eos_ids else 0,
-        **(
-            {
-                "temperature": params.temperature,
-                "top_k": params.top_k,
-                "top_p": params.top_p,
-                "min_p": params.min_p,
-                "typical_p": params.typical_p,
-                "top_h": params.top_h,
-                "epsilon_cutoff": params.epsilon_cutoff,
-                "eta_cutoff": params.eta_cutoff,
-            }
-            if sampled
-            else {}
-        ),
-    )
-
-
-@contextmanager
-def _own_settings_only(module: Any) -> Iterator[None]:
-    """Keep transformers from filling what we leave out from the model's generation_config."""
-    from transformers import GenerationConfig
-
-    before = module.generation_config
-    module.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        module.generation_config = before
-
-
-def _check_beams(ids: Tensor, scores: Tensor) -> Tensor:
-    """A logits processor that changes nothing: scores [beams, vocab] must be numbers."""
-    check_logits(scores.max(dim=-1).values.cpu().numpy(), ids.shape[1])
-    return scores

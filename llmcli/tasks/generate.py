@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
@@ -71,7 +71,7 @@ def continue_text(
     if params.num_beams > 1:
         if prompt.healing_ids:
             raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
-        events = _beam_events(model, model.module, prompt, _of_record(params, record), should_stop)
+        events = _beam_events(model, prompt, params, record, should_stop)
     else:
         decoder = model.decoder()
         events = generate(
@@ -89,32 +89,26 @@ def continue_text(
     return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
 
 
-def _of_record(params: SamplingParams, record: int) -> SamplingParams:
-    """Settings for a search that knows of one seed only."""
-    from llmcli.engine.sampling import derive_seed
-
-    return replace(params, seed=derive_seed(params.seed or 0, record))
-
-
 def _beam_events(
     model: LanguageModel,
-    module: Any,
     prompt: Prompt,
     params: SamplingParams,
+    record: int,
     should_stop: Callable[[], bool],
 ) -> Iterator[TokenEvent]:
     """Replay what beam search found, as the loop would have told it."""
+    from llmcli.engine.beams import beam_search
     from llmcli.engine.transcript import Transcript, replay
-    from llmcli.engine.transformers_decoder import beam_search
 
     room = model.n_positions - len(prompt.ids)
     asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     found = beam_search(
-        module,
+        model.decoder(),
         prompt.ids,
-        params,
+        replace(params, max_new_tokens=asked),
         max_new_tokens=asked,
         eos_ids=model.eos_ids,
+        record=record,
         should_stop=should_stop,
     )
     for index, tokens in enumerate(found):

@@ -109,10 +109,8 @@ def _check_beams(params: SamplingParams) -> None:
             f"({params.num_beams}).",
             "Raise num_beams.",
         )
-    for name in ("logprobs", "logit_bias", "presence_penalty", "frequency_penalty"):
-        value = getattr(params, name)
-        if value is not None and value != () and (value or name == "logprobs"):
-            raise InvalidInput(f"{name} does not work with beam search.", "Leave one of them out.")
+    if params.logprobs is not None:
+        raise InvalidInput("logprobs does not work with beam search.", "Leave one of them out.")
     if params.overflow == "slide":
         raise InvalidInput("overflow slide does not work with beam search.", "Use left.")
 

@@ -339,17 +339,6 @@ def test_numbers_are_philoxs(place: tuple[int, int, int, int]) -> None:
     assert sampling.uniform(*place) == (int(generator.random_raw()) >> 11) * 2.0**-53
 
 
-@given(st.integers(0, 2**63 - 1), st.integers(1, 1000))
-@EXAMPLES
-def test_seeds_differ_by_record(seed: int, record: int) -> None:
-    derived = sampling.derive_seed(seed, record)
-    assert 0 <= derived < 2**63
-    assert derived == sampling.derive_seed(seed, record)
-    assert sampling.derive_seed(seed, 0) == seed
-    others = {sampling.derive_seed(seed, record + 1), sampling.derive_seed(seed ^ 1, record)}
-    assert derived not in others
-
-
 @settings(max_examples=40)
 @given(
     seed=st.integers(0, 2**31),

@@ -100,54 +100,6 @@ def test_greedy_with_penalties_equals_transformers(any_model: LanguageModel) -> 
     assert tokens(events) == expected
 
 
-@pytest.mark.parametrize("returned", [1, 3])
-def test_beam_search_equals_transformers(any_model: LanguageModel, returned: int) -> None:
-    asked: dict[str, Any] = {"num_beams": 4, "num_return_sequences": returned, "max_new_tokens": 12}
-    events = events_of(any_model, **asked)
-    expected = by_transformers(any_model, TEXT, do_sample=False, eos_token_id=0, **asked)
-    ended = [row[: row.index(0) + 1] if 0 in row else row for row in expected]
-    assert [tokens(events, i) for i in range(returned)] == ended
-
-
-def test_beam_search_takes_nothing_from_the_models_own_settings(gpt2: LanguageModel) -> None:
-    before = events_of(gpt2, num_beams=3, max_new_tokens=8)
-    own = gpt2.module.generation_config
-    own.update(suppress_tokens=list(range(200)), min_p=0.9, repetition_penalty=3.0)
-    try:
-        assert events_of(gpt2, num_beams=3, max_new_tokens=8) == before
-        assert gpt2.module.generation_config is own
-    finally:
-        own.update(suppress_tokens=None, min_p=None, repetition_penalty=None)
-
-
-def test_beams_never_draw_an_end_that_is_ignored(gpt2: LanguageModel) -> None:
-    first = tokens(events_of(gpt2, num_beams=2, max_new_tokens=6))[0]
-    gpt2.__dict__["eos_ids"] = (first,)
-    try:
-        [ended] = [e for e in events_of(gpt2, num_beams=2, max_new_tokens=6) if e.finish_reason]
-        events = events_of(gpt2, num_beams=2, max_new_tokens=6, ignore_eos=True)
-    finally:
-        del gpt2.__dict__["eos_ids"]
-    assert ended.finish_reason == "eos"
-    assert first not in tokens(events)
-    assert len(tokens(events)) == 6
-
-
-def test_sampled_beams_are_repeatable(gpt2: LanguageModel) -> None:
-    asked: dict[str, Any] = {"num_beams": 2, "temperature": 1.0, "max_new_tokens": 8}
-    state = torch.random.get_rng_state()
-    first = events_of(gpt2, seed=1, **asked)
-    assert torch.equal(torch.random.get_rng_state(), state), "torch's own generator was touched"
-    assert events_of(gpt2, seed=1, **asked) == first
-    assert any(events_of(gpt2, seed=seed, **asked) != first for seed in (2, 3, 4))
-
-
-def test_beams_stop_when_asked(gpt2: LanguageModel) -> None:
-    events = events_of(gpt2, num_beams=2, max_new_tokens=30, should_stop=lambda: True)
-    assert len(tokens(events)) == 1
-    assert events[-1].finish_reason == "interrupted"
-
-
 # -- one token at a time --------------------------------------------------------------------
 
 
@@ -518,8 +470,6 @@ def test_bos_starts_from_nothing(gpt2: LanguageModel) -> None:
         ({"temperature": 0, "num_return_sequences": 2}, "all be the same"),
         ({"num_beams": 2, "num_return_sequences": 3}, "above num_beams"),
         ({"num_beams": 2, "logprobs": 0}, "logprobs does not work"),
-        ({"num_beams": 2, "presence_penalty": 1.0}, "presence_penalty does not work"),
-        ({"num_beams": 2, "logit_bias": ((1, 1.0),)}, "logit_bias does not work"),
         ({"num_beams": 2, "overflow": "slide"}, "slide does not work"),
         ({"num_beams": 2, "heal": True}, "Healing does not work"),
     ],
@@ -583,19 +533,6 @@ def test_nan_is_an_error_that_names_the_position(bad: list[float], temperature: 
 
 def test_some_tokens_may_be_impossible() -> None:
     check_logits(np.array([-INF, 0.0], np.float32), 1)
-
-
-def test_nan_in_beam_search(gpt2: LanguageModel) -> None:
-    weight = gpt2.module.transformer.ln_f.weight
-    before = weight.detach().clone()
-    with torch.no_grad():
-        weight[0] = NAN
-    try:
-        with pytest.raises(NumericalError):
-            events_of(gpt2, num_beams=2, max_new_tokens=3)
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
 
 
 # -- several at once --------------------------------------------------------------------------

@@ -55,7 +55,6 @@ def test_row_21_out_of_range(option: str, value: str) -> None:
         ["--greedy", "--num-return-sequences=2"],
         ["--num-beams=2", "--num-return-sequences=3"],
         ["--num-beams=2", "--logprobs=1"],
-        ["--num-beams=2", "--presence-penalty=1"],
         ["--num-beams=2", "--overflow=slide"],
     ],
     ids=" ".join,
