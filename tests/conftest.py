@@ -17,7 +17,14 @@ from hypothesis import settings
 
 import llmcli
 
-pytest_plugins = ["browsers", "kernel_levels", "tokenizer_files", "training_runs", "model_folders"]
+pytest_plugins = [
+    "browsers",
+    "kernel_levels",
+    "tokenizer_files",
+    "training_runs",
+    "model_folders",
+    "servers",
+]
 
 # A shell starts what runs in the background with Ctrl-C ignored, and processes inherit it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

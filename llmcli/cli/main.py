@@ -18,6 +18,7 @@ from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
 from llmcli.cli.rank import rank
 from llmcli.cli.score import score
+from llmcli.cli.serve import serve
 from llmcli.cli.settings import load_settings, name_variables
 from llmcli.cli.train import train
 from llmcli.errors import InvalidInput
@@ -65,6 +66,7 @@ for _command in (
     inspect,
     train,
     bench,
+    serve,
     models,
     completion,
 ):

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from llmcli.engine.choosing import choose_all
-from llmcli.engine.decoder import Decoder, Floats
+from llmcli.engine.decoder import Decoder, Floats, ScoringDecoder
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
+from llmcli.engine.prefixes import WORTH_COPYING, Prefixes, Read, common
+from llmcli.engine.prompt_scores import PromptToken, score_prompt
 from llmcli.engine.sampling import uniform
 from llmcli.engine.speculative import Draft, Speculation
 from llmcli.engine.transcript import Chosen, Prompt, Transcript
@@ -29,8 +30,6 @@ PIECE = 128
 ALONE = 512
 # How many sequences a slot may finish before the oldest one is finished.
 _AHEAD = 64
-# A prefix that is shorter is read again rather than copied.
-_WORTH_COPYING = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +41,17 @@ class Request:
         params: Settings of its own; ``num_return_sequences`` counts for nothing here.
         record: Which record of the whole job the prompt is; it goes into the random numbers.
         index: Which of the record's sequences this is; it goes there too.
+        prompt_logprobs: With a number, the prompt's own tokens are told with their
+            log-probabilities and so many of the likeliest in their places.
+        prompt_only: Whether nothing is to follow the prompt.
     """
 
     prompt: Prompt
     params: SamplingParams
     record: int = 0
     index: int = 0
+    prompt_logprobs: int | None = None
+    prompt_only: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -59,12 +63,17 @@ class Handle:
         events: What came of it and was not taken yet, oldest first.
         error: Why it cannot go on.
         finished: Whether nothing more will come.
+        prompt_tokens: The prompt's tokens, where they were asked for; all of them before the
+            first event.
+        shared_tokens: How many of the prompt's tokens were not read for this sequence.
     """
 
     request: Request
     events: deque[TokenEvent] = field(default_factory=deque)
     error: SequenceError | None = None
     finished: bool = False
+    prompt_tokens: list[PromptToken] = field(default_factory=list)
+    shared_tokens: int = 0
 
 
 class Scheduler:
@@ -82,6 +91,7 @@ class Scheduler:
         draft_stats: Counts what it proposed.
         share_prefixes: Whether a text takes over what another one with the same beginning has
             read; None where that changes no bit.
+        scoring: The same decoder, where prompts' own tokens can be asked for.
     """
 
     def __init__(
@@ -94,10 +104,13 @@ class Scheduler:
         draft: Draft | None = None,
         draft_stats: DraftStats | None = None,
         share_prefixes: bool | None = None,
+        scoring: ScoringDecoder | None = None,
     ) -> None:
         self._decoder = decoder
+        self._scoring = scoring
         exact = decoder.rows_alike != 1
-        self._share_prefixes = exact if share_prefixes is None else share_prefixes
+        share = exact if share_prefixes is None else share_prefixes
+        self._prefixes = Prefixes(decoder, share=share)
         self._token_bytes = token_bytes
         self._eos_ids = frozenset(eos_ids)
         self._slots = slots
@@ -105,7 +118,6 @@ class Scheduler:
         self._draft_stats = draft_stats or DraftStats()
         self._waiting: deque[Handle] = deque()
         self._running: list[_Running] = []
-        self._idle: deque[_Read] = deque()
         self._cancelled: set[Handle] = set()
 
     @property
@@ -142,15 +154,15 @@ class Scheduler:
         """
         told = self._cancel()
         self._admit()
-        self._read_a_piece()
+        told += self._read_pieces()
         self._advance()
         return told + self._choose()
 
     def close(self) -> None:
         """Give all slots back; what is under way is dropped."""
-        for read in self._reads():
+        for read in self._used():
             self._decoder.close(read.slot)
-        self._idle.clear()
+        self._prefixes.close()
         self._running.clear()
         self._waiting.clear()
 
@@ -173,12 +185,15 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._slots:
-            if self._will_be_read(self._waiting[0].request.prompt.ids):
+            request = self._waiting[0].request
+            reads_all = request.prompt_logprobs is not None
+            if not reads_all and self._will_be_read(request.prompt.ids):
                 return
             handle = self._waiting.popleft()
-            transcript = self._transcript(handle.request)
-            read = self._slot_for(handle.request.prompt.ids)
+            transcript = self._transcript(request)
+            read = self._read_for(request.prompt.ids, reads_all=reads_all)
             running = _Running(handle, transcript, read)
+            handle.shared_tokens = len(read.tokens)
             if self._draft is not None:
                 running.ahead = Speculation(
                     self._decoder,
@@ -197,65 +212,72 @@ class Scheduler:
         contexts = [each.transcript.context for each in self._running if each.unread]
         if list(prompt) in contexts:
             return True
-        now = max((_common(read.tokens, prompt) for read in self._reads()), default=0)
-        soon = max((_common(context, prompt) for context in contexts), default=0)
-        return soon >= now + _WORTH_COPYING
+        soon = max((common(context, prompt) for context in contexts), default=0)
+        return soon >= self._prefixes.longest(prompt, self._used()) + WORTH_COPYING
 
-    def _reads(self) -> list[_Read]:
-        return [*self._idle, *(running.read for running in self._running)]
-
-    def _slot_for(self, prompt: Sequence[int]) -> _Read:
-        """A slot that holds as much of a prompt as some slot has read already."""
-        source = max(self._reads(), key=lambda read: _common(read.tokens, prompt), default=None)
-        shared = 0 if source is None else _common(source.tokens, prompt)
-        if source is not None and shared == len(prompt) == source.prompt_length:
-            return self._same_prompt(source)
-        # Logits after the last token come of reading it.
-        shared = min(shared, len(prompt) - 1)
-        read = _Read(self._decoder.open())
-        if source is not None and shared >= _WORTH_COPYING and self._share_prefixes:
-            kept = self._decoder.copy(source.slot, read.slot, shared)
-            read.tokens = list(prompt[:kept])
-        self._trim(self._slots - len(self._running) - 1)
+    def _read_for(self, prompt: Sequence[int], *, reads_all: bool) -> Read:
+        prefixes = self._prefixes
+        read = prefixes.fresh() if reads_all else prefixes.take(prompt, self._used())
+        prefixes.keep(self._slots - len(self._running) - 1)
         return read
 
-    def _same_prompt(self, source: _Read) -> _Read:
-        """A slot after a prompt that another one has read just so."""
-        length = source.prompt_length
-        if source in self._idle:
-            self._idle.remove(source)
-            self._decoder.truncate(source.slot, length)
-            source.tokens = source.tokens[:length]
-            return source
-        slot = self._decoder.open()
-        if self._decoder.copy(source.slot, slot, length) == length:
-            return _Read(slot, source.tokens[:length], length, source.logits)
-        self._decoder.close(slot)
-        return _Read(self._decoder.open())
+    def _used(self) -> list[Read]:
+        return [running.read for running in self._running]
 
-    def _trim(self, count: int) -> None:
-        """Keep so many slots that nobody uses, the latest."""
-        while len(self._idle) > max(count, 0):
-            self._decoder.close(self._idle.popleft().slot)
+    def _read_pieces(self) -> list[Handle]:
+        """Read on in the oldest prompt that is not read yet, and in others if they are short.
 
-    def _read_a_piece(self) -> None:
-        """Read on in the oldest prompt that is not read yet."""
-        running = next((each for each in self._running if each.unread), None)
-        if running is None:
-            return
-        read, context = running.read, running.transcript.context
-        start, end = len(read.tokens), None
+        Returns:
+            The sequences that are finished with their prompts.
+        """
+        unread = [each for each in self._running if each.unread]
+        if not unread:
+            return []
+        size = ALONE if len(unread) == len(self._running) else PIECE
+        first, *others = unread
+        start, end = len(first.read.tokens), None
         if self._decoder.rows_alike != 1:
             # Cut at multiples of the size, wherever a copied prefix ended.
-            size = ALONE if all(each.unread for each in self._running) else PIECE
             end = (start // size + 1) * size
-        piece = context[start:end]
-        logits = self._decoder.append([(read.slot, piece)], prompt=True)
+        pieces = [(first, first.transcript.context[start:end])]
+        scored = self._scoring if _is_scored(first) else None
+        if self._decoder.rows_alike is None and scored is None:
+            left = size - len(pieces[0][1])
+            for running in others:
+                piece = running.transcript.context[len(running.read.tokens) :]
+                if len(piece) > left or _is_scored(running):
+                    break
+                pieces.append((running, piece))
+                left -= len(piece)
+        appended = [(running.read.slot, piece) for running, piece in pieces]
+        if scored is None:
+            logits = self._decoder.append(appended, prompt=True)
+        else:
+            states = scored.hidden(appended, prompt=True, every=True)
+            _tell_prompt(first, pieces[0][1], scored, states)
+            logits = scored.logits(states[-1:])
+        return [
+            running.handle
+            for (running, piece), row in zip(pieces, logits, strict=True)
+            if self._has_read(running, piece, row)
+        ]
+
+    def _has_read(self, running: _Running, piece: Sequence[int], logits: Floats) -> bool:
+        """Note what was read of a sequence's context; whether that was all it wanted."""
+        read, context = running.read, running.transcript.context
         read.tokens += piece
-        if len(read.tokens) == len(context):
-            running.unread, running.logits = False, logits[0]
-            if not running.transcript.history.generated_count:
-                read.logits, read.prompt_length = logits[0], len(context)
+        if len(read.tokens) < len(context):
+            return False
+        if not running.transcript.history.generated_count:
+            read.logits, read.prompt_length = logits, len(context)
+        running.unread, running.logits = False, logits
+        if not running.handle.request.prompt_only:
+            return False
+        running.handle.events.append(
+            TokenEvent(index=running.handle.request.index, text="", finish_reason="length")
+        )
+        self._finish(running)
+        return True
 
     def _advance(self) -> None:
         """Get logits after the tokens that were chosen last."""
@@ -313,7 +335,7 @@ class Scheduler:
         if running.ahead is not None:  # it may have read further than the text goes
             running.ahead.forget()
             self._decoder.truncate(running.read.slot, len(running.read.tokens))
-        self._idle.append(running.read)
+        self._prefixes.give_back(running.read)
 
     def _transcript(self, request: Request) -> Transcript:
         return Transcript(
@@ -326,21 +348,23 @@ class Scheduler:
         )
 
 
-@dataclass(slots=True, eq=False)
-class _Read:
-    """A slot and the tokens that it has read.
+def _is_scored(running: _Running) -> bool:
+    """Whether the tokens of a prompt that is being read are told."""
+    asked = running.handle.request.prompt_logprobs is not None
+    return asked and not running.transcript.history.generated_count
 
-    Attributes:
-        slot: Its number.
-        tokens: What it holds.
-        prompt_length: How many of them were a whole prompt; 0 until one was read.
-        logits: Those after that prompt, [vocab].
-    """
 
-    slot: int
-    tokens: list[int] = field(default_factory=list)
-    prompt_length: int = 0
-    logits: Floats | None = None
+def _tell_prompt(
+    running: _Running, piece: Sequence[int], decoder: ScoringDecoder, states: Floats
+) -> None:
+    """Tell of a piece of a prompt; ``states`` are those after each of its tokens."""
+    handle, start = running.handle, len(running.read.tokens)
+    if not start:
+        handle.prompt_tokens.append(PromptToken(piece[0]))
+    ids = handle.request.prompt.ids
+    targets = ids[start + 1 : start + 1 + len(piece)]
+    count = handle.request.prompt_logprobs or 0
+    handle.prompt_tokens += score_prompt(decoder, states[: len(targets)], targets, count)
 
 
 @dataclass(slots=True, eq=False)
@@ -354,7 +378,7 @@ class _Running:
 
     handle: Handle
     transcript: Transcript
-    read: _Read
+    read: Read
     ahead: Speculation | None = None
     unread: bool = True
     logits: Floats | None = None
@@ -363,12 +387,6 @@ class _Running:
         """The random number that a token of this sequence is drawn with."""
         request = self.handle.request
         return uniform(request.params.seed or 0, request.record, request.index, position)
-
-
-def _common(ours: Sequence[int], theirs: Sequence[int]) -> int:
-    """How many tokens two texts begin with alike."""
-    pairs = zip(ours, theirs, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def in_order(

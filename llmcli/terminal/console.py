@@ -189,6 +189,10 @@ class Console:
         if self.verbose:
             self.say(escape_controls(text))
 
+    def log(self, record: Mapping[str, object]) -> None:
+        """Write one line of JSON to stderr, whatever else is to be quiet."""
+        self.say(escape_json(to_json(record)))
+
     def error(self, text: str) -> None:
         """Print the one line of an error."""
         self.say(self._styled_err("Error:", RED) + " " + one_line(text))

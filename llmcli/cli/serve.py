@@ -1,0 +1,147 @@
+"""``llmcli serve``: one model, loaded once, for many programs."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llmcli.cli.boundary import INTERRUPTED
+from llmcli.cli.options import load_model, model_options, output_options
+from llmcli.errors import InvalidInput
+from llmcli.extras import missing_package
+from llmcli.models.options import LoadOptions
+from llmcli.terminal.console import Console
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="The port; 0 for any that is free.",
+)
+@click.option("--uds", type=click.Path(), metavar="PATH", help="A Unix socket instead of a port.")
+@click.option(
+    "--api-key-file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Keys, one a line; whoever asks must give one of them.",
+)
+@click.option(
+    "--allow-origin",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Let web pages of this origin call; repeatable.",
+)
+@click.option(
+    "--slots",
+    type=click.IntRange(1, 256),
+    default=8,
+    show_default=True,
+    help="How many texts are made at once.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="How many requests may wait; one more is told to come again.",
+)
+@click.option(
+    "--request-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long an answer may take.  [default: as long as it takes]",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long running answers may take to finish when the server is told to end.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(min=1),
+    default=8 << 20,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest request.",
+)
+@click.option(
+    "--template",
+    metavar="NAME|FILE",
+    help="How conversations are written for the model.  [default: the model's own template]",
+)
+@click.option("--log-json", is_flag=True, help="A line of JSON on stderr for each request.")
+@model_options
+@output_options
+def serve(
+    model: LoadOptions,
+    console: Console,
+    template: str | None,
+    log_json: bool,
+    **options: Any,
+) -> None:
+    """Serve a model over HTTP to programs that speak the OpenAI API.
+
+    The same request gets the same answer whatever else is asked meanwhile. Ctrl-C or SIGTERM lets
+    running answers finish; a second one does not. docs/serve.md says more.
+
+    \b
+    Examples:
+      llmcli serve -m fable
+      llmcli serve -m gpt2 --precision int8 --slots 16
+      llmcli serve -m fable --uds /run/user/1000/llmcli.sock
+      curl http://127.0.0.1:8080/v1/completions -H "Content-Type: application/json" \\
+        -d '{"prompt": "Once upon a time", "max_tokens": 32}'
+    """
+    try:
+        from llmcli.serve.server import ServeOptions, read_keys, serve
+    except ModuleNotFoundError as exc:
+        raise missing_package("The server", "serve") from exc
+    from llmcli.serve.gate import Record
+    from llmcli.tasks.chat import template_for
+
+    if options["uds"] is not None and options["host"] != "127.0.0.1":
+        raise InvalidInput("--uds does not go with --host.", "Leave one of them out.")
+    keys = options.pop("api_key_file")
+    chosen = ServeOptions(
+        host=options["host"],
+        port=options["port"],
+        uds=None if options["uds"] is None else Path(options["uds"]),
+        keys=() if keys is None else read_keys(Path(keys)),
+        origins=options["allow_origin"],
+        slots=options["slots"],
+        queue=options["queue"],
+        timeout=options["request_timeout"],
+        drain=options["drain"],
+        max_body=options["max_body"],
+    )
+    loaded = load_model(model, console)
+
+    def ready(url: str) -> None:
+        console.json_only({"url": url, "model": loaded.name})
+        console.text_only(f"Serving {loaded.name} at {url}")
+        console.flush()
+
+    def noted(record: Record) -> None:
+        if log_json:
+            console.log(record.to_dict())
+
+    ended_by = serve(
+        loaded,
+        chosen,
+        template=lambda: template_for(loaded, template),
+        ready=ready,
+        notify=console.info,
+        noted=noted,
+    )
+    if ended_by == signal.SIGINT:
+        raise SystemExit(INTERRUPTED)

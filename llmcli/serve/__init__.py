@@ -1,0 +1,1 @@
+"""HTTP over the scheduler: an OpenAI-compatible server."""

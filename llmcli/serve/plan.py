@@ -1,0 +1,359 @@
+"""From a request to sequences: prompts as tokens, settings in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from llmcli.engine.params import SamplingParams, check_range
+from llmcli.engine.scheduler import Request
+from llmcli.engine.transcript import Prompt
+from llmcli.errors import InvalidInput, LlmcliError
+from llmcli.serve.errors import ApiError, api_error
+from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Sampling
+from llmcli.tasks.prompts import encode_prompt, prepare_prompt, sampling_params
+
+if TYPE_CHECKING:
+    from llmcli.models.language_model import LanguageModel
+    from llmcli.tokenization.chat import ChatTemplate
+    from llmcli.tokenization.tokenizer import Tokenizer
+
+DEFAULT_MAX_TOKENS = 16
+"""Of a completion, as the OpenAI API has it."""
+
+# Names of the API that are others in SamplingParams.
+_NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
+_PARAMS = {field.name for field in fields(SamplingParams)}
+# What the three marks of fill-in-the-middle are called: before, after, between.
+_FIM_MARKS = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPrompt:
+    """A prompt of a request.
+
+    Attributes:
+        prompt: Its tokens, cut to the context.
+        tokens: How many there were before that.
+        text: What it says; told with ``echo``.
+        unseen: How many of its first tokens are not in the text (a begin token put there).
+    """
+
+    prompt: Prompt
+    tokens: int
+    text: str = ""
+    unseen: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A request made ready.
+
+    Attributes:
+        prompts: What is continued.
+        params: The settings, the same for all.
+        n: How many answers each prompt gets.
+        best_of: How many are made to choose them from.
+        max_tokens: As asked for; 0 where nothing is to follow the prompt.
+        stream: Whether the answer comes as it is made.
+        include_usage: Whether a stream ends with what it used.
+        echo: Whether the prompt stands before its continuation.
+        logprobs: How many alternatives are told of each token; None for no log-probabilities.
+        token_events: Whether each step is told in full.
+    """
+
+    prompts: list[PlannedPrompt]
+    params: SamplingParams
+    n: int
+    best_of: int
+    max_tokens: int | None
+    stream: bool
+    include_usage: bool
+    echo: bool = False
+    logprobs: int | None = None
+    token_events: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts."""
+        return sum(each.tokens for each in self.prompts)
+
+    def _tells_prompt(self, index: int) -> bool:
+        """Whether a sequence reads its prompt aloud: in a stream each one begins with it."""
+        return self.echo and (self.stream or not index)
+
+    def requests(self) -> list[Request]:
+        """The sequences: those of the first prompt, then those of the next."""
+        return [
+            Request(
+                prompt=planned.prompt,
+                params=self.params,
+                record=record,
+                index=index,
+                prompt_logprobs=self.logprobs if self._tells_prompt(index) else None,
+                prompt_only=self.max_tokens == 0,
+            )
+            for record, planned in enumerate(self.prompts)
+            for index in range(self.best_of)
+        ]
+
+
+def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
+    """Make a completion ready.
+
+    Raises:
+        ApiError: 400, with what is wrong.
+    """
+    max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
+    n = asked.n or 1
+    best_of = n if asked.best_of is None else asked.best_of
+    if best_of < n:
+        raise _wrong("best_of", f"best_of ({best_of}) is below n ({n}).")
+    if best_of > n and asked.stream:
+        raise _wrong("best_of", "best_of above n cannot be streamed. Leave one of them out.")
+    if best_of > n and asked.echo and asked.logprobs is not None:
+        raise _wrong("best_of", "best_of above n does not go with echo and logprobs.")
+    if asked.suffix and asked.echo:
+        raise _wrong("echo", "echo does not go with suffix.")
+    logprobs = asked.logprobs
+    # The best of several are chosen by their log-probabilities.
+    needed = 0 if best_of > n and logprobs is None else logprobs
+    params = _params(model, asked, max_tokens=max(max_tokens, 1), logprobs=needed)
+    if asked.echo and logprobs is not None and (asked.heal or params.overflow != "error"):
+        raise _wrong("echo", "echo with logprobs does not go with heal or overflow.")
+    prompts = [
+        _prompt(model, asked, each, params, room=min(max_tokens, 1))
+        for each in _prompts(asked.prompt)
+    ]
+    return Plan(
+        prompts=prompts,
+        params=params,
+        n=n,
+        best_of=best_of,
+        max_tokens=max_tokens,
+        stream=bool(asked.stream),
+        include_usage=_include_usage(asked),
+        echo=bool(asked.echo),
+        logprobs=logprobs,
+        token_events=bool(asked.token_events),
+    )
+
+
+def plan_chat(model: LanguageModel, asked: ChatRequest, template: ChatTemplate) -> Plan:
+    """Make an answer in a conversation ready; errors as for :func:`plan_completion`."""
+    if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+        raise _wrong("max_tokens", "Give max_tokens or max_completion_tokens, not both.")
+    if asked.top_logprobs is not None and not asked.logprobs:
+        raise _wrong("top_logprobs", "top_logprobs goes with logprobs.")
+    _check_format(asked)
+    max_tokens = asked.max_tokens or asked.max_completion_tokens
+    logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
+    params = _params(model, asked, max_tokens=max_tokens, logprobs=logprobs, stops=template.stops)
+    ids = chat_ids(model, asked.messages, template)
+    n = asked.n or 1
+    return Plan(
+        prompts=[_fitted(model, ids, params, param="messages")],
+        params=params,
+        n=n,
+        best_of=n,
+        max_tokens=max_tokens,
+        stream=bool(asked.stream),
+        include_usage=_include_usage(asked),
+        logprobs=logprobs,
+        token_events=bool(asked.token_events),
+    )
+
+
+def chat_ids(
+    model: LanguageModel, messages: Sequence[ChatMessage], template: ChatTemplate
+) -> list[int]:
+    """Messages as the model reads them, the assistant's turn begun.
+
+    Raises:
+        ApiError: the template cannot write them.
+    """
+    turns = [{"role": each.role, "content": _content(each)} for each in messages]
+    try:
+        return template.encode(model.tokenizer, turns)
+    except LlmcliError as exc:
+        raise api_error(exc, param="messages") from exc
+
+
+def _content(message: ChatMessage) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    return "".join(part.text for part in message.content)
+
+
+def _check_format(asked: ChatRequest) -> None:
+    if asked.response_format is not None and asked.response_format.type != "text":
+        raise ApiError(
+            400,
+            f"response_format {asked.response_format.type} is not supported.",
+            param="response_format",
+            code="unsupported_parameter",
+        )
+
+
+def _wrong(param: str, message: str) -> ApiError:
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def _include_usage(asked: Sampling) -> bool:
+    if asked.stream_options is None:
+        return False
+    if not asked.stream:
+        raise _wrong("stream_options", "stream_options goes with stream.")
+    return asked.stream_options.include_usage
+
+
+# -- settings --------------------------------------------------------------------------------
+
+
+def _params(
+    model: LanguageModel,
+    asked: Sampling,
+    *,
+    max_tokens: int | None,
+    logprobs: int | None,
+    stops: tuple[str, ...] = (),
+) -> SamplingParams:
+    given: dict[str, Any] = {}
+    for field in asked.__struct_fields__:
+        name, value = _NAMES.get(field, field), getattr(asked, field)
+        if name in _PARAMS and value is not None:
+            given[name] = value
+    given |= {
+        "max_new_tokens": max_tokens,
+        "logprobs": logprobs,
+        "num_beams": 1,
+        "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+        "logit_bias": _logit_bias(model, asked.logit_bias or {}),
+    }
+    for field in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        if field in given:
+            _in_range(field, given[field])
+    try:
+        params = sampling_params(model, given)
+        if stops:
+            given["stop"] = tuple(dict.fromkeys((*params.stop, *stops)))
+            params = sampling_params(model, {**given, "seed": params.seed})
+    except InvalidInput as exc:
+        raise api_error(exc) from exc
+    return params
+
+
+def _in_range(field: str, value: float) -> None:
+    try:
+        check_range(field, value)
+    except InvalidInput as exc:
+        raise api_error(exc, param=field) from exc
+
+
+def _logit_bias(model: LanguageModel, given: dict[str, float]) -> tuple[tuple[int, float], ...]:
+    pairs = []
+    for name, bias in given.items():
+        if not (name.isascii() and name.isdecimal() and len(name) < 12):
+            raise _wrong("logit_bias", f"logit_bias: {name[:40]!r} is not a token id.")
+        pairs.append((_known(model, int(name), "logit_bias"), bias))
+    return tuple(pairs)
+
+
+# -- prompts ---------------------------------------------------------------------------------
+
+
+def _prompts(given: str | list[Any]) -> list[str | list[int]]:
+    """Prompts of what may be a text, texts, token ids or lists of them."""
+    if isinstance(given, str):
+        return [given]
+    if not given:
+        raise _wrong("prompt", "The prompt is an empty list.")
+    if all(isinstance(each, int) for each in given):
+        return [given]
+    if all(isinstance(each, str) for each in given) or all(
+        isinstance(each, list) for each in given
+    ):
+        return given
+    raise _wrong("prompt", "The prompt mixes texts and token ids. Give a list of one kind.")
+
+
+def _prompt(
+    model: LanguageModel,
+    asked: CompletionRequest,
+    given: str | list[int],
+    params: SamplingParams,
+    *,
+    room: int,
+) -> PlannedPrompt:
+    tokenizer = model.tokenizer
+    if asked.suffix:
+        return _fitted(model, _fill_in(model, given, asked.suffix), params, room=room)
+    if isinstance(given, list):
+        for token in given:
+            _known(model, token, "prompt")
+        text = tokenizer.decode_bytes(given).decode("utf-8", "replace")
+        return _fitted(model, given, params, room=room, text=text)
+    try:
+        # All tokens are wanted, for the message that tells how many there are.
+        ids = encode_prompt(model, given, bos=bool(asked.bos), special=asked.special or "text")
+    except LlmcliError as exc:
+        raise api_error(exc, param="prompt") from exc
+    begun = ids[:1] == [tokenizer.bos_id] and (bool(asked.bos) or tokenizer.adds_bos)
+    return _fitted(
+        model, ids, params, room=room, text=given, unseen=int(begun), heal=bool(asked.heal)
+    )
+
+
+def _fitted(
+    model: LanguageModel,
+    ids: list[int],
+    params: SamplingParams,
+    *,
+    room: int = 1,
+    heal: bool = False,
+    param: str = "prompt",
+    text: str = "",
+    unseen: int = 0,
+) -> PlannedPrompt:
+    try:
+        if not ids:
+            raise InvalidInput("The prompt is empty.", "Give some text.")
+        prompt = prepare_prompt(model, ids, params, heal=heal, room=room)
+    except InvalidInput as exc:
+        raise api_error(exc, param=param) from exc
+    return PlannedPrompt(prompt=prompt, tokens=len(ids), text=text, unseen=unseen)
+
+
+def _known(model: LanguageModel, token: int, param: str) -> int:
+    rows = model.rows or model.tokenizer.vocab_size
+    if token >= rows:
+        raise _wrong(param, f"{param}: there is no token {token}; the model has {rows}.")
+    return token
+
+
+def _fill_in(model: LanguageModel, given: str | list[int], suffix: str) -> list[int]:
+    """A prompt and a suffix as a model that was taught to fill in the middle reads them."""
+    tokenizer = model.tokenizer
+    before, after, between = _fim_ids(tokenizer)
+    prompt = given if isinstance(given, list) else (tokenizer.ids(given) if given else [])
+    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
+    return [*begin, before, *prompt, after, *tokenizer.ids(suffix), between]
+
+
+def _fim_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
+    for names in _FIM_MARKS:
+        before, after, between = map(tokenizer.backend.token_to_id, names)
+        if before is not None and after is not None and between is not None:
+            return before, after, between
+    raise ApiError(
+        400,
+        "suffix: the model's tokenizer has no tokens for filling in the middle.",
+        param="suffix",
+        code="unsupported_parameter",
+    )
