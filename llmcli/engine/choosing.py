@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from llmcli.engine.decoder import Floats
 from llmcli.engine.native.draws import Drawn, Row, draw_rows
@@ -19,6 +20,7 @@ from llmcli.engine.sampling import (
     log_sum_exp,
     most_likely,
     penalize,
+    penalized_ids,
     top_tokens,
 )
 from llmcli.engine.transcript import Chosen, Transcript
@@ -66,33 +68,59 @@ def choose_all(
     As :func:`choose` does, which is the reference; what the library can draw is drawn together.
 
     Args:
-        rows: As its arguments.
+        rows: As its arguments; logits are writable, and left as they were.
         threads: How many of the processor's to take.
     """
     chosen: list[Chosen | InvalidInput | NumericalError | None] = [None] * len(rows)
     together: dict[int, Row] = {}
-    for place, (logits, transcript, number) in enumerate(rows):
-        params = transcript.params
-        filters = {name for name, _, _ in filter_steps(params)}
-        if not params.greedy and filters <= NATIVE_FILTERS and len(logits) == len(rows[0][0]):
-            together[place] = Row(
-                logits=_penalized(logits, transcript),
-                number=number(transcript.history.generated_count),
-                temperature=params.temperature,
-                top_k=params.top_k,
-                top_p=params.top_p,
-                min_p=params.min_p,
-            )
-    drawn = (draw_rows(list(together.values()), threads=threads) if together else None) or []
+    before: dict[int, tuple[Floats, npt.NDArray[np.int64], Floats]] = {}
+    shared = Counter(logits.ctypes.data for logits, _, _ in rows)
+    try:
+        for place, (logits, transcript, number) in enumerate(rows):
+            changed = _drawn_together(transcript)
+            if changed is None or len(logits) != len(rows[0][0]):
+                continue
+            if shared[logits.ctypes.data] > 1:  # sequences of one prompt begin with the same row
+                logits = logits.copy()
+            before[place] = logits, changed, logits[changed]
+            together[place] = _row(logits, transcript, number)
+        drawn = (draw_rows(list(together.values()), threads=threads) if together else None) or []
+    finally:
+        for logits, changed, values in before.values():
+            logits[changed] = values
     for place, result in zip(together, drawn, strict=False):
-        logits, transcript, _ = rows[place]
         # What is no number is left to choose(), which says what is wrong.
-        if result is not None and math.isfinite(logits.max()):
+        if result is not None and not np.isnan(before[place][2]).any():
+            logits, transcript, _ = rows[place]
             chosen[place] = _told(logits, transcript.params, result)
     return [
         _chosen_alone(*row) if result is None else result
         for row, result in zip(rows, chosen, strict=True)
     ]
+
+
+def _drawn_together(transcript: Transcript) -> npt.NDArray[np.int64] | None:
+    """The tokens that penalties change, where the library can draw; None where it cannot."""
+    params, history = transcript.params, transcript.history
+    healed = transcript.prompt.healing_ids and not history.generated_count
+    if params.greedy or healed:
+        return None
+    if not {name for name, _, _ in filter_steps(params)} <= NATIVE_FILTERS:
+        return None
+    return penalized_ids(params, history, eos_ids=transcript.eos_ids)
+
+
+def _row(logits: Floats, transcript: Transcript, number: Callable[[int], float]) -> Row:
+    """What the library draws from: the logits themselves, with the penalties on them."""
+    params, history = transcript.params, transcript.history
+    return Row(
+        logits=penalize(logits, params, history, eos_ids=transcript.eos_ids, in_place=True),
+        number=number(history.generated_count),
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+    )
 
 
 def _chosen_alone(

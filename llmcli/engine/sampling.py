@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from llmcli.engine.decoder import Floats
 from llmcli.engine.history import History
@@ -28,6 +29,7 @@ _TOP_H_TOKENS = 100
 _BLOCK = 256
 _LIMITS = np.finfo(np.float32)
 _UINT64 = 2**64 - 1
+_NONE = np.empty(0, np.int64)
 
 
 # -- numbers --------------------------------------------------------------------------------
@@ -102,17 +104,46 @@ def check_shaped(shaped: Floats) -> None:
 # -- penalties ------------------------------------------------------------------------------
 
 
+def penalized_ids(
+    params: SamplingParams, history: History, *, eos_ids: Iterable[int] = ()
+) -> npt.NDArray[np.int64] | None:
+    """The tokens whose logits :func:`penalize` may change, some perhaps twice; None for all."""
+    if params.forced_bos_token_id or params.forced_eos_token_id:
+        return None
+    changed: list[Sequence[int] | npt.NDArray[np.int64]] = [
+        [token for token, _ in params.logit_bias],
+        [sequence[-1] for sequence, _ in params.sequence_bias],
+        [sequence[-1] for sequence in params.bad_words_ids],
+        params.suppress_tokens,
+        params.begin_suppress_tokens,
+        history.repeating() if params.no_repeat_ngram_size else (),
+    ]
+    if params.repetition_penalty != 1.0:
+        changed.append(history.seen)
+    if params.presence_penalty or params.frequency_penalty:
+        changed.append(history.generated)
+    lengths = params.min_new_tokens or params.min_length
+    if params.ignore_eos or lengths or params.exponential_decay_length_penalty:
+        changed.append(list(eos_ids))
+    return np.concatenate([np.asarray(each, np.int64) for each in changed if len(each)] or [_NONE])
+
+
 def penalize(
-    logits: Floats, params: SamplingParams, history: History, *, eos_ids: Iterable[int] = ()
+    logits: Floats,
+    params: SamplingParams,
+    history: History,
+    *,
+    eos_ids: Iterable[int] = (),
+    in_place: bool = False,
 ) -> Floats:
-    """Apply what depends on the text so far; the given logits are left as they are.
+    """Apply what depends on the text so far; logits [vocab] stay as they are unless ``in_place``.
 
     In order: logit_bias, sequence_bias, repetition_penalty (Keskar et al. 2019,
     arXiv:1909.05858), presence and frequency penalties on what was generated,
     no_repeat_ngram_size, bad_words_ids, min_length and min_new_tokens, which forbid ``eos_ids``,
     the forced tokens, exponential_decay_length_penalty, and the suppressed tokens.
     """
-    logits = logits.copy()
+    logits = logits if in_place else logits.copy()
     with np.errstate(all="ignore"):  # told by check_shaped()
         for token, bias in params.logit_bias:
             logits[token] += np.float32(bias)

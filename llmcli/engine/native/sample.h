@@ -77,26 +77,25 @@ static void weigh_from_each(const float *weights, int64_t count, const float *lo
     }
 }
 
-/* Which weights are within two bounds, both included; returns how many. */
+/* Which weights are within two bounds, both included; returns how many. `found` has room for
+ * all. */
 static int64_t find_between(const float *weights, int64_t count, float from, float to,
                             int32_t *found)
 {
     int64_t hits = 0;
     vec least = v_set(from), most = v_set(to), one = v_set(1.0f);
-    for (int64_t start = 0; start < count; start += WEIGHED_BLOCK) {
-        int64_t end = start + WEIGHED_BLOCK < count ? start + WEIGHED_BLOCK : count;
-        vec any = v_zero();
-        int64_t i = start;
-        for (; i + LANES <= end; i += LANES) {
-            vec w = v_load(weights + i);
+    for (int64_t start = 0; start < count; start += LANES) {
+        int64_t end = start + LANES < count ? start + LANES : count;
+        if (start + LANES <= count) {
+            vec w = v_load(weights + start);
             vec in = v_where_negative(v_sub(most, w), v_zero(), one);
-            any = v_max(any, v_where_negative(v_sub(w, least), v_zero(), in));
+            if (v_largest(v_where_negative(v_sub(w, least), v_zero(), in)) == 0)
+                continue;
         }
-        if (i == end && v_largest(any) == 0)
-            continue;
-        for (i = start; i < end; i++)
-            if (weights[i] >= from && weights[i] <= to)
-                found[hits++] = (int32_t)i;
+        for (int64_t i = start; i < end; i++) { /* without a branch, which would be missed */
+            found[hits] = (int32_t)i;
+            hits += (weights[i] >= from) & (weights[i] <= to);
+        }
     }
     return hits;
 }

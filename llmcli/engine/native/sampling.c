@@ -8,6 +8,10 @@
 
 #include "kernels.h"
 
+/* So many weights are sorted as they are; of more, those of one of so many parts of their range. */
+#define SORTED 32
+#define BINS 64
+
 /* A row, and what came of it. */
 struct sampled {
     const float *logits;
@@ -106,6 +110,27 @@ static void keep_top_k(const struct sampled *row, int64_t vocab, struct scratch 
         s->weights[i] = row->logits[i] >= border ? s->weights[i] : 0;
 }
 
+/* Of the weights in `some`, whose bits are within low and high, leave those of the one of BINS
+ * equal parts of that range in which the sum of all that is no smaller passes `needed`. `above`,
+ * the sum from low on, becomes the sum from that part on. Returns how many are left. */
+static int64_t narrow(struct scratch *s, int64_t count, uint32_t low, uint32_t high,
+                      double needed, double *above)
+{
+    double sums[BINS] = {0};
+    uint32_t width = (high - low) / BINS + 1;
+    int64_t left = 0, bin = 0;
+    for (int64_t i = 0; i < count; i++) {
+        float weight = s->weights[s->some[i]];
+        sums[(bits_of(weight) - low) / width] += weight;
+    }
+    while (bin < BINS - 1 && *above - sums[bin] >= needed)
+        *above -= sums[bin++];
+    for (int64_t i = 0; i < count; i++)
+        if ((bits_of(s->weights[s->some[i]]) - low) / width == (uint32_t)bin)
+            s->some[left++] = s->some[i];
+    return left;
+}
+
 /* The fewest tokens whose weights are top_p of all. `sums` and the return value become those of
  * what stays. */
 static double keep_top_p(int64_t vocab, struct scratch *s, double total, double top_p,
@@ -119,7 +144,7 @@ static double keep_top_p(int64_t vocab, struct scratch *s, double total, double 
     uint32_t low = bits_of((float)(removable / (double)vocab)), high = bits_of(1.0f);
     low = low < high ? low : high;
     above = kernels->weigh_from(s->weights, vocab, of_bits(low), s->sums);
-    for (int passes = 0; passes < 7 && high - low > 4; passes++) {
+    for (int passes = 0; passes < 3 && high - low > 4; passes++) {
         float lowest[4];
         double sums[4];
         uint32_t part = (high - low) / 5, begin = low;
@@ -137,6 +162,8 @@ static double keep_top_p(int64_t vocab, struct scratch *s, double total, double 
     }
     int64_t cut = 0, border =
         kernels->find_between(s->weights, vocab, of_bits(low), of_bits(high), s->some);
+    if (border > SORTED)
+        border = narrow(s, border, low, high, total - removable, &above);
     compared = s->weights;
     qsort(s->some, (size_t)border, sizeof *s->some, rising_weight);
     double below = total - above;
