@@ -9,6 +9,7 @@ from llmcli.cli.bench import bench
 from llmcli.cli.boundary import ARGUMENTS, Group
 from llmcli.cli.calibrate import calibrate
 from llmcli.cli.chat import chat
+from llmcli.cli.classify import classify
 from llmcli.cli.completion import completion
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
@@ -16,6 +17,7 @@ from llmcli.cli.generate import generate
 from llmcli.cli.inspect import inspect
 from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
+from llmcli.cli.pairs import pairs
 from llmcli.cli.rank import rank
 from llmcli.cli.score import score
 from llmcli.cli.serve import serve
@@ -62,6 +64,8 @@ for _command in (
     decode,
     score,
     rank,
+    classify,
+    pairs,
     calibrate,
     inspect,
     train,

@@ -72,6 +72,14 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def is_file(path: str) -> bool:
+    """Whether a path is that of a file that is there; a text that is no path is none."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # longer than a name may be, or with NUL in it
+        return False
+
+
 def existing_parent(path: str, *, inputs: Iterable[str] = ()) -> Path:
     """Return ``path``, checked to be a file that can be written and none of the inputs.
 

@@ -34,8 +34,8 @@ Doubles = npt.NDArray[np.float64]
 
 # Bins of the histogram behind the figures that are not of --bins; about so many.
 _FINE = 4096
-_RESAMPLES = 1000
-_SEED = 20_240_501
+RESAMPLES = 1000
+SEED = 20_240_501
 LEAST_TO_FIT = 200
 _LEAST_IN_BIN = 50
 
@@ -225,8 +225,8 @@ def noise_floor(sums: Sums) -> tuple[float, float]:
     chance = np.clip(confidence / counts, 0, 1)
     coarse = np.nonzero(used)[0] // sums.per_bin
     starts = np.unique(coarse, return_index=True)[1]
-    random = np.random.Generator(np.random.PCG64(_SEED))
-    drawn = random.binomial(counts, chance, size=(_RESAMPLES, len(counts)))
+    random = np.random.Generator(np.random.PCG64(SEED))
+    drawn = random.binomial(counts, chance, size=(RESAMPLES, len(counts)))
     gaps = np.add.reduceat(drawn - confidence, starts, axis=1)
     errors = np.abs(gaps).sum(axis=1) / counts.sum()
     return float(errors.mean()), float(np.quantile(errors, 0.95))
@@ -236,9 +236,9 @@ def error_interval(blocks: Doubles, bins: int) -> tuple[float, float] | None:
     """A 95 % interval of the ECE by the block bootstrap; None for fewer than ten blocks."""
     if len(blocks) < MIN_BLOCKS:
         return None
-    random = np.random.Generator(np.random.PCG64(_SEED))
+    random = np.random.Generator(np.random.PCG64(SEED))
     errors = []
-    for _ in range(_RESAMPLES):
+    for _ in range(RESAMPLES):
         drawn = np.bincount(random.integers(0, len(blocks), len(blocks)), minlength=len(blocks))
         count, confidence, correct = (drawn @ blocks[:, : 3 * bins]).reshape(3, bins)
         errors.append(np.abs(confidence - correct).sum() / count.sum())

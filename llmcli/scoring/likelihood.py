@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -54,15 +56,29 @@ class Likelihood:
         Raises:
             NumericalError: the model's logits are NaN or infinite; the message names the token.
         """
-        with WindowStates(self._source) as reader:
+        with self.session() as score:
             for group in _groups(windows, self._batch_size):
-                results: dict[int, TokenScores] = {}
-                reader.share([window for _, window in group])
-                for batch in _batches([each for _, each in group], self._batch_size, reader.shared):
-                    found = self._run(reader, [group[index][1] for index in batch])
-                    results.update(zip(batch, found, strict=True))
-                for index, (key, window) in enumerate(group):
-                    yield key, window, results[index]
+                found = score([window for _, window in group])
+                for (key, window), scores in zip(group, found, strict=True):
+                    yield key, window, scores
+
+    @contextmanager
+    def session(self) -> Iterator[Callable[[Sequence[Window]], list[TokenScores]]]:
+        """Give what scores one group of windows after the other.
+
+        What the windows of a group begin with in common is read once, and not even that where
+        the group before began with it, too. Errors as for `score`.
+        """
+        with WindowStates(self._source) as reader:
+            yield partial(self._group, reader)
+
+    def _group(self, reader: WindowStates, windows: Sequence[Window]) -> list[TokenScores]:
+        results: dict[int, TokenScores] = {}
+        reader.share(windows)
+        for batch in _batches(windows, self._batch_size, reader.shared):
+            found = self._run(reader, [windows[index] for index in batch])
+            results.update(zip(batch, found, strict=True))
+        return [results[index] for index in range(len(windows))]
 
     def _run(self, reader: WindowStates, batch: Sequence[Window]) -> list[TokenScores]:
         parts: list[list[TokenScores]] = [[] for _ in batch]

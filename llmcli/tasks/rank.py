@@ -189,17 +189,54 @@ def rank(
         InvalidInput: an empty choice, no choice, or no BOS where one is needed.
         ContextOverflow: prompt and choice together do not fit into the context.
     """
-    from llmcli.scoring.texts import split_pair
-
     if not choices:
         raise InvalidInput("There is no choice.", "Give at least one.")
     if any(not choice for choice in choices):
         place = next(index for index, choice in enumerate(choices, 1) if not choice)
         raise InvalidInput(f"Choice {place} is empty.", "Give each choice some text.")
-    windows: list[tuple[tuple[int, bool], Window]] = []
+    windows = choice_windows(
+        tokenizer,
+        prompt,
+        choices,
+        n_positions=n_positions,
+        bos_id=bos_id,
+        bos=bos,
+        delimiter=delimiter,
+    )
+    # Two groups: what the choices share with each other they do not share with the choices alone.
+    with likelihood.session() as score:
+        found = [math.fsum(each.logprobs) for each in score(windows)]
+        alone: list[float] | None = None
+        if normalize == "pmi":
+            bare = [
+                _window(
+                    [_needed(bos_id)],
+                    tokenizer.ids(join_choice(prompt, choice, delimiter)),
+                    n_positions,
+                    index,
+                )
+                for index, choice in enumerate(choices)
+            ]
+            alone = [math.fsum(each.logprobs) for each in score(bare)]
+    return _ranked(choices, found, alone, [window.scored for window in windows], normalize)
+
+
+def choice_windows(
+    tokenizer: Tokenizer,
+    prompt: str,
+    choices: Sequence[str],
+    *,
+    n_positions: int,
+    bos_id: int | None,
+    bos: bool,
+    delimiter: str | None,
+) -> list[Window]:
+    """What is scored to rank choices: each after the prompt. Arguments and errors as for `rank`."""
+    from llmcli.scoring.texts import split_pair
+
+    windows = []
     for index, choice in enumerate(choices):
-        behind = join_choice(prompt, choice, delimiter)
-        before, after = split_pair(tokenizer, prompt, behind)
+        before, after = split_pair(tokenizer, prompt, join_choice(prompt, choice, delimiter))
         if bos or not before:
             before = [_needed(bos_id), *before]
         if not after:
@@ -207,28 +244,24 @@ def rank(
                 f"Choice {index + 1} ({choice!r}) has no tokens of its own after the prompt.",
                 "End the prompt earlier, or give a --delimiter.",
             )
-        windows.append(((index, True), _window(before, after, n_positions, index)))
-        if normalize == "pmi":
-            alone = _window([_needed(bos_id)], tokenizer.ids(behind), n_positions, index)
-            windows.append(((index, False), alone))
-    found = {key: math.fsum(scores.logprobs) for key, _, scores in likelihood.score(windows)}
-    sizes = {index: window.scored for (index, conditional), window in windows if conditional}
-    return _ranked(choices, found, sizes, normalize)
+        windows.append(_window(before, after, n_positions, index))
+    return windows
 
 
 def _ranked(
     choices: Sequence[str],
-    found: dict[tuple[int, bool], float],
-    sizes: dict[int, int],
+    found: Sequence[float],
+    alone: Sequence[float] | None,
+    sizes: Sequence[int],
     normalize: Normalize,
 ) -> list[RankedChoice]:
     scores = [
         normalized(
-            found[index, True],
+            found[index],
             normalize,
             tokens=sizes[index],
             size=len(choice.encode()),
-            unconditional=found.get((index, False), 0.0),
+            unconditional=0.0 if alone is None else alone[index],
         )
         for index, choice in enumerate(choices)
     ]
@@ -240,8 +273,8 @@ def _ranked(
             choice=choice,
             tokens=sizes[index],
             bytes=len(choice.encode()),
-            logprob=found[index, True],
-            unconditional=found.get((index, False)),
+            logprob=found[index],
+            unconditional=None if alone is None else alone[index],
             score=scores[index],
             probability=math.exp(scores[index] - highest) / total,
         )

@@ -66,6 +66,32 @@ def step_progress(console: Console) -> Iterator[Steps | None]:
         yield show
 
 
+@contextmanager
+def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None]]:
+    """Give a callback that draws how many of something are done; the line goes at the end.
+
+    Nothing is drawn where stderr is no terminal or ``--quiet`` was given.
+    """
+    if not console.shows_progress:
+        yield lambda count: None
+        return
+    start = shown = time.monotonic()
+
+    def show(count: int) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown >= 0.2:
+            shown = now
+            line = f"{count:,} {what}, {count / (now - start):,.0f} a second"
+            console.say(f"\r{line[: console.width - 1]}\x1b[K", end="")
+
+    try:
+        yield show
+    finally:
+        if shown > start:
+            console.say("\r\x1b[K", end="")
+
+
 def _transfer_bar(console: Console) -> Bars:
     from rich.console import Console as RichConsole
     from rich.progress import (
