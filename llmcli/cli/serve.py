@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmcli.cli.boundary import INTERRUPTED
-from llmcli.cli.options import load_model, model_options, output_options
+from llmcli.cli.options import calibration_option, load_model, model_options, output_options
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from llmcli.models.calibration_file import FittedTemperature
 
 
 @click.command()
@@ -80,11 +83,13 @@ from llmcli.terminal.console import Console
     help="How conversations are written for the model.  [default: the model's own template]",
 )
 @click.option("--log-json", is_flag=True, help="A line of JSON on stderr for each request.")
+@calibration_option
 @model_options
 @output_options
 def serve(
     model: LoadOptions,
     console: Console,
+    calibration: FittedTemperature | None,
     template: str | None,
     log_json: bool,
     **options: Any,
@@ -124,7 +129,7 @@ def serve(
         drain=options["drain"],
         max_body=options["max_body"],
     )
-    loaded = load_model(model, console)
+    loaded = load_model(model, console, calibration=calibration)
 
     def ready(url: str) -> None:
         console.json_only({"url": url, "model": loaded.name})

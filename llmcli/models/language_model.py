@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from llmcli.errors import InvalidInput
 from llmcli.reporting import Notify, silent
@@ -244,6 +245,12 @@ class LanguageModel:
             from llmcli.engine.transformers_decoder import TransformersDecoder
 
         return TransformersDecoder(self.module, reading=self.reading, n_positions=self.n_positions)
+
+    def for_another_thread(self) -> Self:
+        """The same weights with a tokenizer of its own, for no two threads may ask one at once."""
+        other = copy(self)
+        other.__dict__.pop("tokenizer", None)
+        return other
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:

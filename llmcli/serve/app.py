@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,18 +13,32 @@ import msgspec
 from msgspec import Struct
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from llmcli.serve.answers import Answer, CompletionFace, Face
-from llmcli.serve.engine import Engine, Job
-from llmcli.serve.errors import ApiError, engine_died, shutting_down
+from llmcli.errors import LlmcliError
+from llmcli.serve.answers import Answer, ChatFace, CompletionFace, Face
+from llmcli.serve.engine import Engine, EngineDied, QueueFull
+from llmcli.serve.errors import ApiError, api_error, engine_died, queue_full, shutting_down
 from llmcli.serve.fingerprint import system_fingerprint
 from llmcli.serve.gate import Gate, Record, Rules
 from llmcli.serve.generating import Generating
-from llmcli.serve.plan import Plan, plan_completion
-from llmcli.serve.schema import CompletionRequest, parse
+from llmcli.serve.measuring import next_tokens, rank, score
+from llmcli.serve.metrics import CONTENT_TYPE, Metrics
+from llmcli.serve.openapi import PATHS, openapi
+from llmcli.serve.plan import Plan, given_settings, plan_chat, plan_completion
+from llmcli.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeBody,
+    NextBody,
+    RankBody,
+    ScoreBody,
+    TokenizeBody,
+    parse,
+)
+from llmcli.serve.tokens import detokenize, tokenize, tokenizer_info
 
 if TYPE_CHECKING:
     from llmcli.tokenization.chat import ChatTemplate
@@ -63,13 +77,19 @@ class App:
         self.engine = engine
         self.draining = False
         self._model = engine.model
-        self._template = template
+        self._find_template = template
         self._timeout = timeout
-        self._noted = noted
         self._created = int(time.time())
         # One thread prepares requests, for a tokenizer is not asked by several at once.
         self._preparing = ThreadPoolExecutor(1, "prepare")
-        self.asgi = Gate(self._routes(), rules, draining=lambda: self.draining, noted=noted)
+        self._metrics = Metrics(engine, PATHS)
+
+        def note(record: Record) -> None:
+            self._metrics.note_request(record)
+            noted(record)
+
+        self._openapi = openapi(keys=bool(rules.keys))
+        self.asgi = Gate(self._routes(), rules, draining=lambda: self.draining, noted=note)
 
     def close(self) -> None:
         """Let the threads go."""
@@ -81,8 +101,14 @@ class App:
             engine=self.engine,
             answer=self._answer,
             timeout=self._timeout,
-            finished=self._finished,
+            finished=self._metrics.note_job,
         )
+
+        def post(
+            path: str, kind: type[R], handle: Callable[[R], Awaitable[dict[str, Any]]]
+        ) -> Route:
+            return Route(path, partial(self._post, kind, handle), methods=["POST"])
+
         return Starlette(
             routes=[
                 Route(
@@ -90,6 +116,19 @@ class App:
                     generating(prepare=partial(self._prepare, self._plan_completion)),
                     methods=["POST"],
                 ),
+                Route(
+                    "/v1/chat/completions",
+                    generating(prepare=partial(self._prepare, self._plan_chat)),
+                    methods=["POST"],
+                ),
+                post("/v1/score", ScoreBody, self._score),
+                post("/v1/rank", RankBody, self._rank),
+                post("/v1/next", NextBody, self._next),
+                post("/tokenize", TokenizeBody, self._tokenize),
+                post("/detokenize", DetokenizeBody, self._detokenize),
+                Route("/tokenizer_info", self._tokenizer_info),
+                Route("/metrics", self._show_metrics),
+                Route("/openapi.json", self._describe),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._models),
                 Route("/health", self._health),
@@ -104,8 +143,7 @@ class App:
     async def _prepare(
         self, plan: Callable[[bytes], tuple[Plan, Face]], body: bytes
     ) -> tuple[Plan, Face]:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._preparing, plan, body)
+        return await self._on_thread(plan, body)
 
     def _plan_completion(self, body: bytes) -> tuple[Plan, Face]:
         plan = plan_completion(self._model, self._read(body, CompletionRequest))
@@ -143,8 +181,73 @@ class App:
         """Of all that an answer depends on beside the request."""
         return system_fingerprint(self._model, self.engine.decoder)
 
-    def _finished(self, job: Job, answer: Answer) -> None:
-        pass
+    def _plan_chat(self, body: bytes) -> tuple[Plan, Face]:
+        plan = plan_chat(self._model, self._read(body, ChatRequest), self._template())
+        return plan, ChatFace(plan=plan, token_bytes=self._model.token_bytes)
+
+    def _template(self) -> ChatTemplate:
+        """How conversations are written.
+
+        Raises:
+            ApiError: the model was not made for them.
+        """
+        try:
+            return self._found_template
+        except LlmcliError as exc:
+            raise api_error(exc, param="messages") from exc
+
+    @cached_property
+    def _found_template(self) -> ChatTemplate:
+        return self._find_template()
+
+    # -- tokens and figures ------------------------------------------------------------------
+
+    async def _post(
+        self, kind: type[R], handle: Callable[[R], Awaitable[dict[str, Any]]], request: Request
+    ) -> Response:
+        """Answer a request that is not a text's."""
+        try:
+            asked = await self._on_thread(self._read, await request.body(), kind)
+            return json_response(await handle(asked))
+        except ClientDisconnect:
+            return Response()  # nobody reads it
+        except QueueFull:
+            raise queue_full() from None
+        except EngineDied:
+            raise engine_died() from None
+        except LlmcliError as exc:
+            raise api_error(exc) from exc
+
+    async def _on_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call on the thread that alone asks the tokenizer."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._preparing, partial(function, *args))
+
+    async def _score(self, asked: ScoreBody) -> dict[str, Any]:
+        return await self.engine.work(score(self.engine.measuring, asked))
+
+    async def _rank(self, asked: RankBody) -> dict[str, Any]:
+        return await self.engine.work(rank(self.engine.measuring, asked))
+
+    async def _next(self, asked: NextBody) -> dict[str, Any]:
+        given = given_settings(self._model, asked)
+        return await self.engine.work(next_tokens(self.engine.measuring, asked, given))
+
+    async def _tokenize(self, asked: TokenizeBody) -> dict[str, Any]:
+        return await self._on_thread(tokenize, self._model, asked, self._template)
+
+    async def _detokenize(self, asked: DetokenizeBody) -> dict[str, Any]:
+        return await self._on_thread(detokenize, self._model, asked)
+
+    async def _tokenizer_info(self, request: Request) -> Response:
+        info = await self._on_thread(tokenizer_info, self._model, lambda: self._found_template)
+        return json_response(info)
+
+    async def _show_metrics(self, request: Request) -> Response:
+        return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def _describe(self, request: Request) -> Response:
+        return json_response(self._openapi)
 
     # -- what there is -----------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llmcli.engine.params import TokenEvent
 from llmcli.engine.prompt_scores import PromptToken
 from llmcli.engine.scheduler import Handle, Request, Scheduler
-from llmcli.errors import InvalidInput, LlmcliError, NumericalError
+from llmcli.errors import InvalidInput, NumericalError
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -201,7 +201,8 @@ class Engine:
 
         Raises:
             EngineDied: the thread has failed.
-            LlmcliError: what the work raises.
+            QueueFull: as much work waits as may.
+            LlmcliError: or whatever else the work raises.
         """
         if self.failure is not None:
             raise EngineDied
@@ -249,6 +250,7 @@ class Engine:
     def _load(self) -> None:
         model = self.model
         self.n_positions = model.n_positions
+        self.measuring = model.for_another_thread()
         self.decoder = model.decoder()
         self._scheduler = Scheduler(
             self.decoder,
@@ -339,7 +341,7 @@ class Engine:
         except StopIteration as end:
             if promise.set_running_or_notify_cancel():
                 promise.set_result(end.value)
-        except LlmcliError as exc:
+        except BaseException as exc:  # as an executor does: whoever waits for the work gets it
             if promise.set_running_or_notify_cancel():
                 promise.set_exception(exc)
         else:

@@ -11,7 +11,8 @@ from llmcli.engine.scheduler import Request
 from llmcli.engine.transcript import Prompt
 from llmcli.errors import InvalidInput, LlmcliError
 from llmcli.serve.errors import ApiError, api_error
-from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Sampling
+from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Filters, Sampling
+from llmcli.tasks.chat import Message, check_messages
 from llmcli.tasks.prompts import encode_prompt, prepare_prompt, sampling_params
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ DEFAULT_MAX_TOKENS = 16
 # Names of the API that are others in SamplingParams.
 _NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 _PARAMS = {field.name for field in fields(SamplingParams)}
+# Newer names of the API for what templates know.
+_ROLES = {"developer": "system"}
 # What the three marks of fill-in-the-middle are called: before, after, between.
 _FIM_MARKS = (
     ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
@@ -178,9 +181,10 @@ def chat_ids(
     Raises:
         ApiError: the template cannot write them.
     """
-    turns = [{"role": each.role, "content": _content(each)} for each in messages]
+    turns = [Message(_ROLES.get(each.role, each.role), _content(each)) for each in messages]
     try:
-        return template.encode(model.tokenizer, turns)
+        check_messages(turns, source="messages")
+        return template.encode(model.tokenizer, [each.to_dict() for each in turns])
     except LlmcliError as exc:
         raise api_error(exc, param="messages") from exc
 
@@ -224,17 +228,12 @@ def _params(
     logprobs: int | None,
     stops: tuple[str, ...] = (),
 ) -> SamplingParams:
-    given: dict[str, Any] = {}
-    for field in asked.__struct_fields__:
-        name, value = _NAMES.get(field, field), getattr(asked, field)
-        if name in _PARAMS and value is not None:
-            given[name] = value
-    given |= {
+    given = {
+        **given_settings(model, asked),
         "max_new_tokens": max_tokens,
         "logprobs": logprobs,
         "num_beams": 1,
         "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
-        "logit_bias": _logit_bias(model, asked.logit_bias or {}),
     }
     for field in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
         if field in given:
@@ -247,6 +246,20 @@ def _params(
     except InvalidInput as exc:
         raise api_error(exc) from exc
     return params
+
+
+def given_settings(model: LanguageModel, asked: Filters) -> dict[str, Any]:
+    """What a request sets, by SamplingParams' names.
+
+    Raises:
+        ApiError: a token is none.
+    """
+    given: dict[str, Any] = {}
+    for field in asked.__struct_fields__:
+        name, value = _NAMES.get(field, field), getattr(asked, field)
+        if name in _PARAMS and value is not None:
+            given[name] = value
+    return {**given, "logit_bias": _logit_bias(model, asked.logit_bias or {})}
 
 
 def _in_range(field: str, value: float) -> None:

@@ -47,15 +47,9 @@ class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     include_obfuscation: bool = False
 
 
-class Sampling(Struct, kw_only=True):
-    """How tokens are drawn; what is not given is the model's own setting, or llmcli's."""
+class Filters(Struct, kw_only=True):
+    """What shapes one distribution; what is not given is the model's own setting, or llmcli's."""
 
-    model: str | None = None
-    n: Count | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
-    stop: Text | Stops | None = None
     temperature: Annotated[float, Meta(ge=0)] | None = None
     top_p: Share | None = None
     presence_penalty: Penalty | None = None
@@ -70,10 +64,22 @@ class Sampling(Struct, kw_only=True):
     eta_cutoff: Annotated[float, Meta(ge=0, lt=1)] | None = None
     repetition_penalty: Positive | None = None
     no_repeat_ngram_size: Annotated[int, Meta(ge=0)] | None = None
+    overflow: Overflow | None = None
+
+
+class Sampling(Filters, kw_only=True):
+    """How texts are made, whichever route makes them."""
+
+    model: str | None = None
+    n: Count | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    stop: Text | Stops | None = None
+    # Ours.
     ignore_eos: bool | None = None
     keep_stop: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
-    overflow: Overflow | None = None
     token_events: bool | None = None
 
 
@@ -136,7 +142,7 @@ class ChatRequest(Sampling, kw_only=True):
     response_format: ResponseFormat | None = None
 
 
-class TokenizeRequest(Struct, kw_only=True):
+class TokenizeBody(Struct, kw_only=True):
     """The body of ``/tokenize``: a text, or messages as the template writes them."""
 
     model: str | None = None
@@ -146,14 +152,14 @@ class TokenizeRequest(Struct, kw_only=True):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(Struct, kw_only=True):
+class DetokenizeBody(Struct, kw_only=True):
     """The body of ``/detokenize``."""
 
     model: str | None = None
     tokens: list[TokenId]
 
 
-class ScoreRequest(Struct, kw_only=True):
+class ScoreBody(Struct, kw_only=True):
     """The body of ``/v1/score``; fields as the options of ``llmcli score``."""
 
     text: Text
@@ -165,7 +171,7 @@ class ScoreRequest(Struct, kw_only=True):
     prompt: str = ""
 
 
-class RankRequest(Struct, kw_only=True):
+class RankBody(Struct, kw_only=True):
     """The body of ``/v1/rank``; fields as the options of ``llmcli rank``."""
 
     choices: Annotated[list[Text], Meta(min_length=1, max_length=1024)]
@@ -173,6 +179,15 @@ class RankRequest(Struct, kw_only=True):
     prompt: str = ""
     normalize: Normalize = "none"
     delimiter: str | None = None
+    bos: bool | None = None
+
+
+class NextBody(Filters, kw_only=True):
+    """The body of ``/v1/next``; fields as the options of ``llmcli next``."""
+
+    prompt: Text
+    model: str | None = None
+    count: Annotated[int, Meta(ge=1, le=1024)] = 10
     bos: bool | None = None
 
 
