@@ -3,10 +3,12 @@
     benchmarks/peers.sh /tmp/peers
     python benchmarks/compare.py /tmp/peers [--rounds 5] [--threads 2] [--prefix "chrt -f 1"]
 
-The model has the shape of the 124M GPT-2 and random weights: their values do not change the
-time. A prompt of 32 tokens, 128 greedy tokens after it; prefill of 512 tokens. Every system
-runs in a process of its own; all take a turn in every round, and the table shows medians, so
-that what else the machine does hits all alike. ``--prefix`` goes in front of every process.
+The models have the shapes of the 124M GPT-2 and of SmolLM2-135M (a Llama, here with GPT-2's
+vocabulary) and random weights: their values do not change the time. A prompt of 32 tokens, 128
+greedy tokens after it; prefill of 512 tokens; whole processes that make one token of a prompt or
+score a text. Every system runs in a process of its own; all take a turn in every round, and the
+table shows medians, so that what else the machine does hits all alike. ``--prefix`` goes in front
+of every process.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shlex
 import statistics
 import subprocess
@@ -24,9 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llmcli.system import processor_name
+
 PROMPT, NEW, PREFILL, VOCAB = 32, 128, 512, 50257
 OURS = ("float32", "bfloat16", "int8", "int4")
 GGUF = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_K_M"}
+SHAPES = ("gpt2", "smollm2")
+SENTENCE = "Once upon a time there was a little fox who lived in a wood. "
 
 
 def ids(count: int, row: int = 0) -> list[int]:
@@ -125,42 +130,78 @@ WORKERS: dict[str, Callable[[str, str, int], dict[str, float]]] = {
     "ctranslate2": ctranslate2,
 }
 
+# What a person would write to make one token, or to score a text, with transformers.
+ONE_TOKEN = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = tokenizer(sys.argv[2], return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=1, do_sample=False)[0]))
+"""
+SCORE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+ids = tokenizer(sys.argv[2], return_tensors="pt").input_ids
+with torch.inference_mode():
+    print(model(ids, labels=ids).loss.exp().item())
+"""
+
 # -- the files that each system wants --------------------------------------------------------
 
 
-def make_model(folder: Path, tokenizer: Path | None) -> Path:
-    """Save a random model of GPT-2's shape, with a tokenizer for the converters."""
-    model = folder / "gpt2"
+def make_model(folder: Path, shape: str, tokenizer: Path | None) -> Path:
+    """Save a random model of a shape, with a tokenizer for the converters."""
+    model = folder / shape
     if not (model / "model.safetensors").exists():
         import torch
-        from transformers import GPT2Config, GPT2LMHeadModel
+        from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
         torch.manual_seed(0)
         config: Any = GPT2Config(n_ctx=1024)
-        GPT2LMHeadModel(config).save_pretrained(model)
+        if shape == "smollm2":
+            config = LlamaConfig(
+                vocab_size=VOCAB,
+                hidden_size=576,
+                intermediate_size=1536,
+                num_hidden_layers=30,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                max_position_embeddings=8192,
+                rope_theta=100_000.0,
+                rms_norm_eps=1e-5,
+                tie_word_embeddings=True,
+                bos_token_id=VOCAB - 1,
+                eos_token_id=VOCAB - 1,
+            )
+        make: Any = AutoModelForCausalLM.from_config
+        make(config).save_pretrained(model)
         for name in ("vocab.json", "merges.txt"):
             if tokenizer is not None:
                 (model / name).write_bytes((tokenizer / name).read_bytes())
+        (model / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     return model
 
 
 def convert(peers: Path, model: Path) -> None:
     """Write the peers' formats, where they are missing."""
     bin_folder = peers / "venv" / "bin"
-    for precision in ("float32", "int8"):
+    for precision in ("float32", "int8") if model.name == "gpt2" else ():
         if not (peers / f"ct2-{precision}").exists():
             command = [bin_folder / "ct2-transformers-converter", "--model", model]
             command += ["--quantization", precision, "--output_dir", peers / f"ct2-{precision}"]
             subprocess.run(command, check=True, capture_output=True)
-    full = peers / "gpt2-F32.gguf"
+    full = peers / f"{model.name}-F32.gguf"
     if not full.exists():
         script = peers / "llama.cpp" / "convert_hf_to_gguf.py"
         command = [bin_folder / "python", script, model, "--outtype", "f32", "--outfile", full]
         subprocess.run(command, check=True, capture_output=True)
     for name in set(GGUF.values()) - {"F32"}:
-        if not (peers / f"gpt2-{name}.gguf").exists():
+        if not (peers / f"{model.name}-{name}.gguf").exists():
             quantize = peers / "build" / "bin" / "llama-quantize"
-            command = [quantize, full, peers / f"gpt2-{name}.gguf", name]
+            command = [quantize, full, peers / f"{model.name}-{name}.gguf", name]
             subprocess.run(command, check=True, capture_output=True)
 
 
@@ -170,81 +211,123 @@ def convert(peers: Path, model: Path) -> None:
 class Bench:
     """Runs the systems' processes and collects their numbers."""
 
-    def __init__(self, peers: Path, model: Path, *, threads: int, prefix: str) -> None:
+    def __init__(self, peers: Path, *, threads: int, prefix: str) -> None:
         self._peers = peers
-        self._model = model
         self._threads = threads
         self._prefix = shlex.split(prefix)
         self._env = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "0"}
-        self.results: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+        # By shape, precision, batch and system.
+        self.results: dict[tuple[str, str, int, str], list[dict[str, float]]] = {}
 
     def _run(self, command: list[Any]) -> str:
         full = [*self._prefix, *map(str, command)]
         return subprocess.run(
-            full, check=True, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            full,
+            check=True,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         ).stdout.decode()
 
-    def worker(self, system: str, precision: str, batch: int = 1) -> None:
+    def _note(
+        self, shape: str, precision: str, batch: int, system: str, found: dict[str, float]
+    ) -> None:
+        self.results.setdefault((shape, precision, batch, system), []).append(found)
+
+    def worker(self, shape: str, precision: str, system: str, batch: int = 1) -> None:
         """Measure one of WORKERS once."""
         python = self._peers / "venv/bin/python" if system == "ctranslate2" else sys.executable
-        folder = self._peers / f"ct2-{precision}" if system == "ctranslate2" else self._model
+        folder = self._peers / (f"ct2-{precision}" if system == "ctranslate2" else shape)
         said = self._run([python, __file__, "--worker", system, folder, precision, batch])
-        key = (system, precision, batch)
-        self.results.setdefault(key, []).append(json.loads(said.splitlines()[-1]))
+        self._note(shape, precision, batch, system, json.loads(said.splitlines()[-1]))
 
-    def llama(self, precision: str) -> None:
+    def llama(self, shape: str, precision: str) -> None:
         """Measure llama.cpp once, with its own llama-bench."""
-        command = [
-            self._peers / "build/bin/llama-bench",
-            "-t",
-            self._threads,
-            "-r",
-            3,
-            "-o",
-            "json",
-        ]
-        command += ["-m", self._peers / f"gpt2-{GGUF[precision]}.gguf"]
+        bench = self._peers / "build/bin/llama-bench"
+        model = self._peers / f"{shape}-{GGUF[precision]}.gguf"
+        command = [bench, "-t", self._threads, "-r", 3, "-o", "json", "-m", model]
         decode = json.loads(self._run([*command, "-p", 0, "-n", NEW, "-d", PROMPT]))
         prefill = json.loads(self._run([*command, "-p", PREFILL, "-n", 0]))
         rates = {
             "decode": max(decode[0]["samples_ts"]),
             "prefill": max(prefill[0]["samples_ts"]),
         }
-        self.results.setdefault(("llama.cpp", precision, 1), []).append(rates)
+        self._note(shape, precision, 1, "llama.cpp", rates)
 
-    def round(self, precisions: list[str]) -> None:
+    def round(self, shape: str, precisions: list[str]) -> None:
         """Give every system its turn."""
         for precision in precisions:
-            self.worker("llmcli", precision)
-            self.llama(precision)
+            self.worker(shape, precision, "llmcli")
+            self.llama(shape, precision)
             if precision in ("float32", "bfloat16"):
-                self.worker("transformers", precision)
-            if precision in ("float32", "int8"):
-                self.worker("ctranslate2", precision)
-        if "float32" in precisions:
-            self.worker("llmcli", "float32", 8)
-            self.worker("transformers", "float32", 8)
+                self.worker(shape, precision, "transformers")
+            if precision in ("float32", "int8") and shape == "gpt2":
+                self.worker(shape, precision, "ctranslate2")
+        if "float32" in precisions and shape == "gpt2":
+            self.worker(shape, "float32", "llmcli", 8)
+            self.worker(shape, "float32", "transformers", 8)
+
+    def start(self, shape: str, precisions: list[str]) -> None:
+        """Time whole processes: one token of a prompt, and the score of a text."""
+        folder, prompt, text = self._peers / shape, SENTENCE.strip(), SENTENCE * 64
+        for precision in precisions:
+            own = [sys.executable, "-m", "llmcli"]
+            options = ["-m", folder, "--precision", precision, "-q"]
+            self._timed(
+                (shape, precision, "llmcli"),
+                {
+                    "one token": [*own, "generate", *options, "-n", 1, "--greedy", prompt],
+                    "score": [*own, "score", *options, text],
+                },
+            )
+            completion = self._peers / "build/bin/llama-completion"
+            gguf = self._peers / f"{shape}-{GGUF[precision]}.gguf"
+            asked = ["-p", prompt, "-n", 1, "--temp", 0, "-t", self._threads, "-no-cnv"]
+            self._timed(
+                (shape, precision, "llama.cpp"),
+                {"one token": [completion, "-m", gguf, *asked]},
+            )
+        self._timed(
+            (shape, "float32", "transformers"),
+            {
+                "one token": [sys.executable, "-c", ONE_TOKEN, folder, prompt],
+                "score": [sys.executable, "-c", SCORE, folder, text],
+            },
+        )
+
+    def _timed(self, of: tuple[str, str, str], commands: dict[str, list[Any]]) -> None:
+        shape, precision, system = of
+        for name, command in commands.items():
+            start = time.perf_counter()
+            self._run(command)
+            self._note(shape, precision, 1, system, {name: time.perf_counter() - start})
 
     def table(self) -> str:
         """Medians, with the range of the rounds."""
-        lines = ["| system | precision | batch | decode tok/s | prefill 512 tok/s |", "|-|-|-|-|-|"]
-        for (system, precision, batch), rounds in sorted(self.results.items()):
-            cells = [
-                _cell([each[name] for each in rounds if name in each])
-                for name in ("decode", "prefill")
-            ]
-            lines.append(f"| {system} | {precision} | {batch} | {cells[0]} | {cells[1]} |")
+        columns = ("decode", "prefill", "one token", "score")
+        lines = [
+            "| shape | precision | batch | system | decode tok/s | prefill 512 tok/s | one token s "
+            "| score s |",
+            "|-|-|-|-|-|-|-|-|",
+        ]
+        for key, rounds in sorted(self.results.items()):
+            cells = [_cell([each[name] for each in rounds if name in each]) for name in columns]
+            lines.append(f"| {' | '.join([*map(str, key), *cells])} |")
         bandwidths = [
             each["bandwidth"] for r in self.results.values() for each in r if "bandwidth" in each
         ]
-        lines.append(f"\nMemory bandwidth of a float32 sum: {_cell(bandwidths)} GB/s.")
+        if bandwidths:
+            lines.append(f"\nMemory bandwidth of a float32 sum: {_cell(bandwidths)} GB/s.")
         return "\n".join(lines)
 
 
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
-    return f"{statistics.median(values):.1f} ({min(values):.0f}–{max(values):.0f})"
+    digits = 3 if max(values) < 10 else 1
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
 
 
 def main() -> None:
@@ -259,15 +342,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precisions", nargs="*", default=list(OURS))
+    parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--what", nargs="*", default=["rates", "start"])
     parser.add_argument("--prefix", default="")
     arguments = parser.parse_args()
-    model = make_model(arguments.peers, arguments.tokenizer)
-    convert(arguments.peers, model)
-    bench = Bench(arguments.peers, model, threads=arguments.threads, prefix=arguments.prefix)
+    for shape in arguments.shapes:
+        convert(arguments.peers, make_model(arguments.peers, shape, arguments.tokenizer))
+    bench = Bench(arguments.peers, threads=arguments.threads, prefix=arguments.prefix)
     for number in range(arguments.rounds):
-        print(f"round {number + 1}", file=sys.stderr)
-        bench.round(arguments.precisions)
-    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads")
+        for shape in arguments.shapes:
+            print(f"round {number + 1}, {shape}", file=sys.stderr)
+            if "rates" in arguments.what:
+                bench.round(shape, arguments.precisions)
+            if "start" in arguments.what:
+                bench.start(shape, arguments.precisions)
+    print(f"{processor_name()}, {arguments.threads} threads")
     print(bench.table())
 
 

@@ -4,8 +4,8 @@
 #
 #     benchmarks/peers.sh FOLDER        (about 20 minutes on one core)
 #
-# GGML_NATIVE is off and the instruction sets are named, because virtual machines may advertise
-# AMX and stop the program that uses it. Adapt the list to the processor.
+# GGML_NATIVE is off and the instruction sets are named, those that the processor has, because
+# virtual machines may advertise AMX and stop the program that uses it.
 set -eu
 folder=${1:?"Usage: $0 FOLDER"}
 jobs=${JOBS:-1}
@@ -22,11 +22,23 @@ echo "$project" > "$("$folder/venv/bin/python" -c \
     --dest "$folder" llama-cpp-python
 tar -xzf "$folder"/llama_cpp_python-*.tar.gz -C "$folder"
 source=$(echo "$folder"/llama_cpp_python-*/vendor/llama.cpp)
-cmake -S "$source" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release \
-    -DGGML_NATIVE=OFF -DGGML_SSE42=ON -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_BMI2=ON \
-    -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=ON -DGGML_AVX512_VBMI=ON \
-    -DGGML_AVX512_VNNI=ON -DGGML_AVX512_BF16=ON \
-    -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF \
+sets=
+has() { grep -qw "$1" /proc/cpuinfo && sets="$sets -DGGML_$2=ON"; }
+has sse4_2 SSE42 || true
+has avx AVX || true
+has avx2 AVX2 || true
+has bmi2 BMI2 || true
+has fma FMA || true
+has f16c F16C || true
+has avx_vnni AVX_VNNI || true
+has avx512f AVX512 || true
+has avx512vbmi AVX512_VBMI || true
+has avx512_vnni AVX512_VNNI || true
+has avx512_bf16 AVX512_BF16 || true
+# shellcheck disable=SC2086  # a list of options
+cmake -S "$source" -B "$folder/build" -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=OFF $sets \
+    -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=ON \
     -DLLAMA_BUILD_EXAMPLES=OFF
-cmake --build "$folder/build" -j"$jobs" --target llama-bench llama-quantize
+cmake --build "$folder/build" -j"$jobs" \
+    --target llama-bench llama-quantize llama-completion llama-server
 ln -sfn "$source" "$folder/llama.cpp"
