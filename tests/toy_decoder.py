@@ -19,6 +19,7 @@ class ToyDecoder:
 
     rows_alike: int | None = None
     weight_bytes: int | None = None
+    blocks = None
     kernels = "a toy"
     threads = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,22 @@ from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from llmcli.models.calibration_file import FittedTemperature
+
+
+class Bytes(click.ParamType[int]):
+    """A size: a number, with kB, MB or GB behind it or alone."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,12}(?:\.\d+)?) *([kKmMgG]?)[bB]?", str(value).strip())
+        if found is None:
+            self.fail(f"{value!r:.40} is no size; 256MB is one.", param, ctx)
+        unit = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}[found[2].lower()]
+        return int(float(found[1]) * unit)
 
 
 @click.command()
@@ -54,6 +71,14 @@ if TYPE_CHECKING:
     default=64,
     show_default=True,
     help="How many requests may wait; one more is told to come again.",
+)
+@click.option(
+    "--prefix-cache",
+    type=Bytes(),
+    default="256MB",
+    show_default=True,
+    metavar="SIZE",
+    help="Memory for what was read before, so that no text is read twice; 0 for none.",
 )
 @click.option(
     "--request-timeout",
@@ -125,6 +150,7 @@ def serve(
         origins=options["allow_origin"],
         slots=options["slots"],
         queue=options["queue"],
+        cache_bytes=options["prefix_cache"],
         timeout=options["request_timeout"],
         drain=options["drain"],
         max_body=options["max_body"],

@@ -11,6 +11,30 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 
+class Blocks(Protocol):
+    """Keys and values of 64 tokens each, apart from any slot.
+
+    A slot that they were put into is to the bit as if it had read their tokens as a prompt.
+    """
+
+    @property
+    def nbytes(self) -> int:
+        """The size of one."""
+        ...
+
+    def whole(self, slot: int) -> int:
+        """How many of a slot's first blocks can be taken out."""
+        ...
+
+    def take_out(self, slot: int, block: int) -> Any:
+        """A copy of a slot's block, counted from 0."""
+        ...
+
+    def put_in(self, slot: int, blocks: Sequence[Any]) -> None:
+        """Make an empty slot hold blocks, one after the other."""
+        ...
+
+
 class Decoder(Protocol):
     """A causal language model with slots: each holds the tokens of one text and what was made
     of them.
@@ -51,6 +75,11 @@ class Decoder(Protocol):
     @property
     def threads(self) -> int:
         """How many threads the latest step took."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """What takes blocks of tokens out of slots, to be put into others; None without."""
         ...
 
     def open(self) -> int:

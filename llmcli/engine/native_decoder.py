@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llmcli.engine.decoder import Blocks
 from llmcli.engine.native.library import description
+from llmcli.engine.native.model import NativeModel, SlotMemory
 from llmcli.engine.packed_model import PackedModel
 from llmcli.engine.slots import BLOCK, Slots
 from llmcli.engine.threads import Threads
@@ -77,6 +79,11 @@ class NativeDecoder:
     def threads(self) -> int:
         """How many threads the latest step took."""
         return self._threads.latest
+
+    @property
+    def blocks(self) -> Blocks:
+        """What takes blocks of tokens out of slots."""
+        return _SlotBlocks(self._model.native, self._slots, canonical=self._in_blocks)
 
     # -- slots -------------------------------------------------------------------------------
 
@@ -221,6 +228,28 @@ class NativeDecoder:
     def _whole_blocks(self, start: int, count: int, prompt: bool) -> int:
         """How many whole blocks of a prompt so many tokens from a position on begin with."""
         return count // BLOCK if prompt and self._in_blocks and start % BLOCK == 0 else 0
+
+
+class _SlotBlocks:
+    """Blocks of slots; see the Blocks protocol.
+
+    Args:
+        model: Whose keys and values.
+        slots: Where they are.
+        canonical: Whether only those count that were read as blocks of a prompt.
+    """
+
+    def __init__(self, model: NativeModel, slots: Slots, *, canonical: bool) -> None:
+        self._slots = slots
+        self._canonical = canonical
+        self.nbytes = SlotMemory(model, BLOCK).nbytes
+        self.take_out = slots.take_out
+        self.put_in = slots.put_in
+
+    def whole(self, slot: int) -> int:
+        if self._canonical:
+            return self._slots.blocks(slot)
+        return self._slots.length(slot) // BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from llmcli.engine.decoder import Decoder, Floats
+from llmcli.engine.prefix_cache import PrefixCache
 
 # A prefix that is shorter is read again rather than copied.
 WORTH_COPYING = 32
@@ -36,16 +37,19 @@ class Prefixes:
     Args:
         decoder: The model.
         share: Whether a text takes over what another one with the same beginning has read.
+        cache: Keeps what finished texts have read, instead of their slots.
     """
 
-    def __init__(self, decoder: Decoder, *, share: bool) -> None:
+    def __init__(self, decoder: Decoder, *, share: bool, cache: PrefixCache | None = None) -> None:
         self._decoder = decoder
         self._share = share
+        self._cache = cache
         self._idle: deque[Read] = deque()
 
     def longest(self, prompt: Sequence[int], used: Collection[Read]) -> int:
-        """How much of a prompt some slot holds."""
-        return max((common(read.tokens, prompt) for read in [*self._idle, *used]), default=0)
+        """How much of a prompt was read already and is at hand."""
+        held = max((common(read.tokens, prompt) for read in [*self._idle, *used]), default=0)
+        return held if self._cache is None else max(held, self._cache.length(prompt))
 
     def fresh(self) -> Read:
         """An empty slot."""
@@ -66,6 +70,9 @@ class Prefixes:
         # Logits after the last token come of reading it.
         shared = min(shared, len(prompt) - 1)
         read = self.fresh()
+        if self._cache is not None and self._cache.length(prompt) >= shared:
+            read.tokens = list(prompt[: self._cache.fill(read.slot, prompt)])
+            return read
         if source is not None and shared >= WORTH_COPYING and self._share:
             kept = self._decoder.copy(source.slot, read.slot, shared)
             read.tokens = list(prompt[:kept])
@@ -87,7 +94,11 @@ class Prefixes:
 
     def give_back(self, read: Read) -> None:
         """Take a slot that nobody uses any more."""
-        self._idle.append(read)
+        if self._cache is None:
+            self._idle.append(read)
+            return
+        self._cache.keep(read.slot, read.tokens)
+        self._decoder.close(read.slot)
 
     def keep(self, count: int) -> None:
         """Keep so many slots that nobody uses, the latest."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from llmcli.engine.choosing import choose_all
 from llmcli.engine.decoder import Decoder, Floats, ScoringDecoder
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.prefixes import WORTH_COPYING, Prefixes, Read, common
 from llmcli.engine.prompt_scores import PromptToken, score_prompt
 from llmcli.engine.sampling import uniform
@@ -91,6 +92,7 @@ class Scheduler:
         draft_stats: Counts what it proposed.
         share_prefixes: Whether a text takes over what another one with the same beginning has
             read; None where that changes no bit.
+        cache: Keeps what finished sequences have read, in bounded memory instead of slots.
         scoring: The same decoder, where prompts' own tokens can be asked for.
     """
 
@@ -104,13 +106,14 @@ class Scheduler:
         draft: Draft | None = None,
         draft_stats: DraftStats | None = None,
         share_prefixes: bool | None = None,
+        cache: PrefixCache | None = None,
         scoring: ScoringDecoder | None = None,
     ) -> None:
         self._decoder = decoder
         self._scoring = scoring
         exact = decoder.rows_alike != 1
         share = exact if share_prefixes is None else share_prefixes
-        self._prefixes = Prefixes(decoder, share=share)
+        self._prefixes = Prefixes(decoder, share=share, cache=cache)
         self._token_bytes = token_bytes
         self._eos_ids = frozenset(eos_ids)
         self._slots = slots

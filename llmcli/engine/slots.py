@@ -8,6 +8,8 @@ they hold.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmcli.engine.native.model import NativeModel, SlotMemory
 
 # Prompt tokens in an absolute block of so many may be computed another way than the rest; see
@@ -94,6 +96,27 @@ class Slots:
             self._memory[slot].trim(length)
         self._lengths[slot] = length
         self._blocks[slot] = min(self._blocks[slot], length // BLOCK)
+
+    def take_out(self, slot: int, block: int) -> SlotMemory:
+        """A copy of one of a slot's whole blocks, in memory of its own.
+
+        Raises:
+            ValueError: it is not whole.
+            MemoryError: there is no memory for it.
+        """
+        if not 0 <= block < self._lengths[slot] // BLOCK:
+            raise ValueError(f"block {block} of {self._lengths[slot]} tokens")
+        memory = SlotMemory(self._model, BLOCK)
+        memory.copy_block(self._memory[slot], block, 0)
+        return memory
+
+    def put_in(self, slot: int, blocks: Sequence[SlotMemory]) -> None:
+        """Make an empty slot hold blocks of `take_out`, one after the other."""
+        self.make_room(slot, len(blocks) * BLOCK)
+        for place, block in enumerate(blocks):
+            self._memory[slot].copy_block(block, 0, place)
+        self._lengths[slot] = len(blocks) * BLOCK
+        self._blocks[slot] = len(blocks)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Make a slot hold the first ``length`` tokens of another, and nothing else."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llmcli.engine.decoder import Floats, ScoringDecoder
+from llmcli.engine.decoder import Blocks, Floats, ScoringDecoder
 from llmcli.engine.row_stats import ROW_STATS, row_stats
 
 # Rows of logits that exist at once while they are scored.
@@ -52,6 +52,10 @@ class TemperedDecoder:
     @property
     def threads(self) -> int:
         return self._decoder.threads
+
+    @property
+    def blocks(self) -> Blocks | None:
+        return self._decoder.blocks
 
     @property
     def state_size(self) -> int:

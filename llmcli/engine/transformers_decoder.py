@@ -31,6 +31,7 @@ class TransformersDecoder(LogitStates):
     rows_alike: int | None = 1
     weight_bytes: int | None = None
     kernels = "torch's operators"
+    blocks = None  # where a text was cut changes its bits
 
     def __init__(self, module: Any, *, n_positions: int, reading: Reading | None = None) -> None:
         self._module = module

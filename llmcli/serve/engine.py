@@ -18,6 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmcli.engine.params import TokenEvent
+from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.prompt_scores import PromptToken
 from llmcli.engine.scheduler import Handle, Request, Scheduler
 from llmcli.errors import InvalidInput, NumericalError
@@ -119,14 +120,20 @@ class Engine:
         model: The model; loaded by :meth:`start` where it is not yet.
         slots: How many sequences are under way at once.
         queue: How many requests may wait for a slot.
+        cache_bytes: For what finished sequences have read; 0 to keep nothing of it.
 
     Attributes:
+        cache: What was read before; None where nothing is kept.
         failure: Why the thread ended, if it failed.
         last_tick: When the thread last showed that it lives, by `time.monotonic`.
     """
 
-    def __init__(self, model: LanguageModel, *, slots: int, queue: int) -> None:
+    def __init__(
+        self, model: LanguageModel, *, slots: int, queue: int, cache_bytes: int = 0
+    ) -> None:
         self.model = model
+        self._cache_bytes = cache_bytes
+        self.cache: PrefixCache | None = None
         self.slots = slots
         self.failure: BaseException | None = None
         self.last_tick = time.monotonic()
@@ -252,11 +259,15 @@ class Engine:
         self.n_positions = model.n_positions
         self.measuring = model.for_another_thread()
         self.decoder = model.decoder()
+        blocks = self.decoder.blocks
+        if self._cache_bytes and blocks is not None:
+            self.cache = PrefixCache(blocks, self._cache_bytes)
         self._scheduler = Scheduler(
             self.decoder,
             token_bytes=model.token_bytes,
             eos_ids=model.eos_ids,
             slots=self.slots,
+            cache=self.cache,
             scoring=self.decoder,
         )
 

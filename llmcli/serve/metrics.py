@@ -101,3 +101,6 @@ class _Now:
             ("requests_waiting", "Requests that wait for a slot.", engine.waiting),
         ):
             yield GaugeMetricFamily(f"llmcli_{name}", words, value=value)
+        if engine.cache is not None:
+            words = "Keys and values of what was read before."
+            yield GaugeMetricFamily("llmcli_prefix_cache_bytes", words, value=engine.cache.nbytes)

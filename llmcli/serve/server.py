@@ -42,6 +42,7 @@ class ServeOptions:
         origins: Web pages of these origins may call.
         slots: Sequences at once.
         queue: Requests that may wait.
+        cache_bytes: For what was read before.
         timeout: Seconds that an answer may take.
         drain: Seconds that running answers get to finish at the end.
         max_body: Bytes of a request.
@@ -54,6 +55,7 @@ class ServeOptions:
     origins: tuple[str, ...] = ()
     slots: int = 8
     queue: int = 64
+    cache_bytes: int = 256_000_000
     timeout: float | None = None
     drain: float = 30.0
     max_body: int = 8 << 20
@@ -126,7 +128,9 @@ class _Server:
     ) -> None:
         self._options = options
         self._notify = notify
-        self._engine = Engine(model, slots=options.slots, queue=options.queue)
+        self._engine = Engine(
+            model, slots=options.slots, queue=options.queue, cache_bytes=options.cache_bytes
+        )
         self._ended_by: int | None = None
         named = loopback_hosts(options.host) if options.uds is None else None
         self._app = App(

@@ -203,6 +203,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "slot_new": (_pointer, [_int64]),
         "slot_free": (None, [_pointer, _int64]),
         "slot_copy": (None, [model, _pointer, _int64, _pointer, _int64, _int64]),
+        "block_copy": (None, [model, _pointer, _int64, _int64, _pointer, _int64, _int64]),
         "slot_trim": (None, [model, _pointer, _int64, _int64]),
     }
     for name, (result, arguments) in functions.items():

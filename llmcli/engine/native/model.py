@@ -40,15 +40,16 @@ class SlotMemory:
 
     Attributes:
         room: A multiple of 64, at least what was asked for.
+        nbytes: What it takes when it is full.
     """
 
     def __init__(self, model: NativeModel, room: int) -> None:
         self._model = model
         self.room = -(-max(room, 1) // 64) * 64
-        self._nbytes = model.library.llmcli_slot_bytes(model.reference, self.room)
-        self.pointer: int | None = model.library.llmcli_slot_new(self._nbytes)
+        self.nbytes = model.library.llmcli_slot_bytes(model.reference, self.room)
+        self.pointer: int | None = model.library.llmcli_slot_new(self.nbytes)
         if self.pointer is None:
-            raise MemoryError(f"{self._nbytes} bytes for {self.room} tokens")
+            raise MemoryError(f"{self.nbytes} bytes for {self.room} tokens")
 
     def copy_from(self, other: SlotMemory, length: int) -> None:
         """Take over the first ``length`` positions of another slot of the same model."""
@@ -56,6 +57,20 @@ class SlotMemory:
             raise ValueError(f"{length} positions of {other.room} into {self.room}")
         self._model.library.llmcli_slot_copy(
             self._model.reference, other.pointer, other.room, self.pointer, self.room, length
+        )
+
+    def copy_block(self, other: SlotMemory, source: int, target: int) -> None:
+        """Take over block ``source`` (64 positions) of another slot of the model as ``target``."""
+        if not (0 <= source < other.room // 64 and 0 <= target < self.room // 64):
+            raise ValueError(f"block {source} of {other.room} into {target} of {self.room}")
+        self._model.library.llmcli_block_copy(
+            self._model.reference,
+            other.pointer,
+            other.room,
+            source,
+            self.pointer,
+            self.room,
+            target,
         )
 
     def trim(self, length: int) -> None:
@@ -67,7 +82,7 @@ class SlotMemory:
     def close(self) -> None:
         """Give the memory back."""
         if self.pointer is not None:
-            self._model.library.llmcli_slot_free(self.pointer, self._nbytes)
+            self._model.library.llmcli_slot_free(self.pointer, self.nbytes)
             self.pointer = None
 
     def __del__(self) -> None:

@@ -618,6 +618,21 @@ EXPORT void llmcli_slot_copy(const struct model *model, const void *from, int64_
     }
 }
 
+/* A block of KEYS positions of one slot into another, whole: its keys lie together, too. */
+EXPORT void llmcli_block_copy(const struct model *model, const void *from, int64_t from_room,
+                              int64_t from_block, void *to, int64_t to_room, int64_t to_block)
+{
+    int64_t size = element(model), keys = model->head_dim * KEYS * size;
+    int64_t values = padded(model->head_dim, LANES) * KEYS * size;
+    for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
+        const char *source = (const char *)from + plane * plane_of(model, from_room) * size;
+        char *target = (char *)to + plane * plane_of(model, to_room) * size;
+        memcpy(target + to_block * keys, source + from_block * keys, (size_t)keys);
+        memcpy(target + to_room * model->head_dim * size + to_block * values,
+               source + from_room * model->head_dim * size + from_block * values, (size_t)values);
+    }
+}
+
 static void give_back(char *from, char *to)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
