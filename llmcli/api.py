@@ -9,6 +9,7 @@ from typing import Any
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.models import language_model
+from llmcli.models.kinds import Kind
 from llmcli.models.loader import load_as
 from llmcli.models.options import LoadOptions
 from llmcli.reporting import Notify, silent
@@ -19,6 +20,8 @@ class LanguageModel(language_model.LanguageModel):
 
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
         """Continue a text; the pieces, joined, are the continuation.
+
+        A model of an encoder and a decoder answers it.
 
         Args:
             prompt: The text to continue; not empty.
@@ -67,4 +70,5 @@ def load(
         raise InvalidInput(f"There is no option {min(unknown)!r}.", "See LoadOptions.")
     wanted = LoadOptions(model=model, **options)
     resolved = wanted.resolve(notify=notify)
-    return load_as(LanguageModel, resolved, wanted, notify=notify, detail=detail)
+    kinds: tuple[Kind, ...] = ("causal", "encoder-decoder")
+    return load_as(LanguageModel, resolved, wanted, kinds=kinds, notify=notify, detail=detail)

@@ -49,6 +49,9 @@ class GenerateOptions:
     seed: int | None
     logprobs: int | None
     heal: bool
+    source_lang: str | None
+    target_lang: str | None
+    prefix: str
     bos: bool
     special: SpecialTokens
     echo: bool | None
@@ -113,6 +116,14 @@ class GenerateOptions:
     help="Let something faster guess ahead; the text stays the same.",
 )
 @click.option("--heal", is_flag=True, help="Let the model re-divide the prompt's last token.")
+@click.option("--source-lang", metavar="LANG", help="Of translation models: the prompt's language.")
+@click.option("--target-lang", metavar="LANG", help="Of translation models: the answer's language.")
+@click.option(
+    "--prefix",
+    default="",
+    metavar="TEXT",
+    help="Of an encoder with a decoder: how the answer begins.",
+)
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option(
     "--special",
@@ -154,6 +165,8 @@ def generate(
 ) -> None:
     """Continue a prompt.
 
+    A model of an encoder and a decoder (T5, BART, Marian, NLLB) reads the prompt and answers it.
+
     Several parts are joined with newlines; '-' is stdin's text at that place. Without a prompt,
     stdin is the prompt. With --jsonl every line of the input has one, and gets a JSON line.
 
@@ -164,6 +177,7 @@ def generate(
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli generate --json --logprobs 3 -n 5 "The sky is" | jq .tokens
       llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
+      llmcli generate -m facebook/nllb-200-distilled-600M --target-lang fra_Latn "Good morning."
       llmcli generate --jsonl -i prompts.csv --field question -o answers.jsonl --resume
     """
     options = GenerateOptions(**own)
@@ -201,16 +215,36 @@ class _Call:
         self, console: Console, *, output: str | None = None, **more: Any
     ) -> tuple[GenerateView, dict[str, Any]]:
         """Load the model; return what shows continuations, and how they are made."""
+        from llmcli.tasks.answers import Answers, AnswerSettings
         from llmcli.tasks.generate import make_draft
         from llmcli.tasks.statistics import GenerationStats
         from llmcli.terminal.generate import GenerateView
 
         options = self.options
-        model = load_model(self.model, console, calibration=options.calibration)
+        model = load_model(
+            self.model,
+            console,
+            kinds=("causal", "encoder-decoder"),
+            calibration=options.calibration,
+        )
+        answer = AnswerSettings(
+            source_lang=options.source_lang, target_lang=options.target_lang, prefix=options.prefix
+        )
         if options.context is not None:
             model.limit_context(options.context)
         given = {**self.given, **more, **self.sampling.by_token(model)}
         params = sampling_params(model, given)
+        answer.check(
+            model,
+            heal=options.heal,
+            bos=options.bos,
+            draft=options.draft is not None,
+            overflow=params.overflow,
+        )
+        answers = None
+        if model.kind == "encoder-decoder":
+            answers = Answers(model, answer, special=options.special)
+            params = answers.params(params)
         draft = None
         if options.draft is not None:
             draft = make_draft(
@@ -225,8 +259,13 @@ class _Call:
             echo=options.echo,
             output=None if output is None else Path(output),
         )
-        special, bos, heal = options.special, options.bos, options.heal
-        return view, {"bos": bos, "heal": heal, "special": special, "draft": draft}
+        return view, {
+            "bos": options.bos,
+            "heal": options.heal,
+            "special": options.special,
+            "draft": draft,
+            "answers": answers,
+        }
 
 
 def _run_prompt(
@@ -268,7 +307,7 @@ def _run_prompt(
         **how,
     )
     with interrupted:
-        view.one(continuation, text)
+        view.one(continuation, text if view.model.kind == "causal" else options.prefix)
     if options.stats:
         view.show_stats()
     return interrupted.set
@@ -312,6 +351,9 @@ def _run_batch(
                 bos=options.bos,
                 heal=options.heal,
                 special=options.special,
+                source_lang=options.source_lang,
+                target_lang=options.target_lang,
+                prefix=options.prefix,
             ),
             lines=view.params.num_return_sequences,
             end=view.show_stats if options.stats else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from llmcli.errors import InvalidInput
 from llmcli.io.sources import DecodeErrors, expanded
+from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import ColorWhen, Console
 
@@ -171,9 +172,13 @@ def find_files(options: LoadOptions, console: Console, *, need: Need = "model") 
 
 
 def load_model(
-    options: LoadOptions, console: Console, *, calibration: FittedTemperature | None = None
+    options: LoadOptions,
+    console: Console,
+    *,
+    kinds: Collection[Kind] = CAUSAL,
+    calibration: FittedTemperature | None = None,
 ) -> LanguageModel:
-    """Find a model's files and load it.
+    """Find a model's files and load it; ``kinds`` are those that the command has a use for.
 
     Raises:
         InvalidInput: the calibration is another model's.
@@ -181,7 +186,9 @@ def load_model(
     from llmcli.models.loader import load_resolved
 
     resolved = find_files(options, console)
-    model = load_resolved(resolved, options, notify=console.notice, detail=console.detail)
+    model = load_resolved(
+        resolved, options, kinds=kinds, notify=console.notice, detail=console.detail
+    )
     if calibration is not None:
         calibration.check(model)
         model.calibration = calibration

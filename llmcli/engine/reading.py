@@ -77,7 +77,7 @@ def find_reading(module: Any, *, name: str, n_positions: int) -> Reading:
     """
     takes = inspect.signature(module.forward).parameters
     cache = next((each for each in _CACHES if each in takes), None)
-    ids = _probe_text(module, min(_LENGTH, n_positions))
+    ids = probe_text(module, min(_LENGTH, n_positions))
     try:
         whole = _read_whole(module, ids)
         alone = _read_whole(module, ids[:_FIRST])
@@ -266,8 +266,8 @@ def _read_whole(module: Any, ids: Sequence[int], *, last: int | None = None) -> 
     return logits
 
 
-def _probe_text(module: Any, length: int) -> list[int]:
-    """Tokens that are all different and no padding."""
+def probe_text(module: Any, length: int) -> list[int]:
+    """So many tokens that are all different and no padding."""
     padding = getattr(module.config, "pad_token_id", None)
     size = int(module.get_input_embeddings().weight.shape[0])
     ids = [token for token in range(min(size, 4 * length + 16)) if token != padding]

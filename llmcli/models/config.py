@@ -14,6 +14,7 @@ from llmcli.hub.reference import quoted
 from llmcli.io.model_files import read_regular
 from llmcli.models.fields import CONFIG_FIELDS, GENERATION_FIELDS, check_counts, check_fields
 from llmcli.models.headers import FETCH_AGAIN
+from llmcli.models.kinds import RELATIVE_POSITIONS
 
 _LARGEST_CONFIG = 8 * 2**20
 _MOST_MEMBERS = 20_000  # of config.json and all objects in it; real ones have some hundreds
@@ -25,7 +26,7 @@ HEAD_KEYS = ("n_head", "num_attention_heads", "num_heads", "n_heads", "attention
 # The context; one of them is enough, the first that is set counts.
 POSITION_KEYS = (
     *("n_positions", "max_position_embeddings", "n_ctx", "max_seq_len", "max_sequence_length"),
-    *("seq_length", "context_length", "model_max_length"),
+    *("seq_length", "context_length", "model_max_length", "max_decoder_position_embeddings"),
 )
 INNER_KEYS = ("n_inner", "intermediate_size", "ffn_dim")
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
@@ -112,8 +113,21 @@ def read_generation_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def settings_of(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What config.json itself says of generating; older models have no other file for it.
+
+    Raises:
+        CorruptModel: A field has a value of another type; the message names the field.
+    """
+    found = {key: value for key, value in config.items() if key in GENERATION_FIELDS}
+    check_fields(path, "", found, GENERATION_FIELDS)
+    return found
+
+
 def context_size(config: Mapping[str, Any]) -> int | None:
     """The context that config.json states; None where it states none."""
+    if config.get("model_type") in RELATIVE_POSITIONS:
+        return None  # n_positions of T5 bounds nothing
     part = text_part(config)
     found = first_size(part, POSITION_KEYS) or first_size(config, POSITION_KEYS)
     return None if found is None else found[1]

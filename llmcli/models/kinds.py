@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
 
 from llmcli.errors import UnsupportedModel
 
@@ -34,32 +34,60 @@ _AFTER_PADDING = frozenset(
 )  # fmt: skip
 
 
-def check_continues(config: Mapping[str, Any], *, name: str) -> None:
-    """Refuse a model that was not made to continue texts.
+Kind = Literal["causal", "encoder-decoder", "masked"]
+"""What a model does: continues texts, answers a text with another, or fills gaps."""
+CAUSAL: tuple[Kind, ...] = ("causal",)
+
+# Their positions are distances: what they can read is bounded by memory alone.
+RELATIVE_POSITIONS = frozenset(
+    {"longt5", "mt5", "pop2piano", "switch_transformers", "t5", "udop", "umt5"}
+)
+_REFUSALS: dict[Kind, tuple[str, str]] = {
+    "causal": (
+        "continues texts, and fills no gaps",
+        "Use a masked model, such as google-bert/bert-base-uncased.",
+    ),
+    "encoder-decoder": (
+        "is an encoder with a decoder: it answers a text, and continues none",
+        "Use it with llmcli generate, or a model that was trained to continue texts.",
+    ),
+    "masked": (
+        "is a masked language model: it fills gaps, and continues no text",
+        "Use llmcli fill, score --convention pll, or a model that was trained to continue texts.",
+    ),
+}
+
+
+def kind_of(config: Mapping[str, Any]) -> Kind:
+    """What a model was made for, by its config.json."""
+    if config.get("is_encoder_decoder") is True:
+        return "encoder-decoder"
+    masked = config.get("model_type") in _MASKED and config.get("is_decoder") is not True
+    return "masked" if masked else "causal"
+
+
+def check_kind(config: Mapping[str, Any], *, name: str, kinds: Collection[Kind] = CAUSAL) -> None:
+    """Refuse a model that was not made for what is asked of it.
 
     Args:
         config: The content of config.json.
         name: The model's, for the message.
+        kinds: What will do.
 
     Raises:
-        UnsupportedModel: It is masked, an encoder with a decoder, or else not causal.
+        UnsupportedModel: It is of another kind, or of none.
     """
-    kind = config.get("model_type")
+    kind, model_type = kind_of(config), config.get("model_type")
+    if kind not in kinds:
+        what, cure = _REFUSALS[kind]
+        raise UnsupportedModel(f"{name} ({model_type}) {what}.", cure)
+    if kind != "causal":
+        return
     cure = "Use a model that was trained to continue texts."
-    if config.get("is_encoder_decoder") is True:
-        raise UnsupportedModel(
-            f"{name} ({kind}) is an encoder with a decoder: it answers a text, and continues none.",
-            cure,
-        )
-    if kind in _MASKED and config.get("is_decoder") is not True:
-        raise UnsupportedModel(
-            f"{name} ({kind}) is a masked language model: it fills gaps, and continues no text.",
-            cure,
-        )
-    if kind == "xlm" and config.get("causal") is not True:
+    if model_type == "xlm" and config.get("causal") is not True:
         raise UnsupportedModel(f"{name} (xlm) is not causal: config.json does not say so.", cure)
-    if isinstance(kind, str) and kind in _OTHERS:
-        raise UnsupportedModel(f"{name} ({kind}) {_OTHERS[kind]}.", cure)
+    if isinstance(model_type, str) and model_type in _OTHERS:
+        raise UnsupportedModel(f"{name} ({model_type}) {_OTHERS[model_type]}.", cure)
 
 
 def usable_positions(config: Mapping[str, Any], positions: int) -> int:

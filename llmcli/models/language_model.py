@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
     from llmcli.models.calibration_file import FittedTemperature
+    from llmcli.models.kinds import Kind
     from llmcli.tokenization.tokenizer import Tokenizer
 
 # transformers' own sizes of context, where config.json states none.
@@ -29,6 +30,8 @@ DEFAULT_CONTEXTS = {
     **dict.fromkeys(("falcon", "phi", "olmo"), 2048),
 }
 DEFAULT_CONTEXT = 2048
+# Tokens of the source that an encoder has read while its decoder is tried.
+_PROBE_SOURCE = 5
 
 
 @dataclass(kw_only=True)
@@ -82,11 +85,25 @@ class LanguageModel:
         return read_config(self.folder / "config.json")
 
     @cached_property
-    def generation_config(self) -> dict[str, Any]:
-        """The content of generation_config.json; empty where there is none."""
-        from llmcli.models.config import read_generation_config
+    def kind(self) -> Kind:
+        """What it was made for."""
+        from llmcli.models.kinds import kind_of
 
-        return read_generation_config(self.folder / "generation_config.json")
+        return kind_of(self.config)
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """The content of generation_config.json; empty where there is none.
+
+        An encoder with a decoder says how it answers in config.json where it has no such file,
+        as transformers reads it.
+        """
+        from llmcli.models.config import read_generation_config, settings_of
+
+        path = self.folder / "generation_config.json"
+        if self.kind == "encoder-decoder" and not path.exists():
+            return settings_of(self.config, self.folder / "config.json")
+        return read_generation_config(path)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -120,6 +137,12 @@ class LanguageModel:
 
         default = DEFAULT_CONTEXTS.get(self.config["model_type"], DEFAULT_CONTEXT)
         return usable_positions(text_part(self.config), context_size(self.config) or default)
+
+    @property
+    def source_positions(self) -> int:
+        """The most tokens that an encoder can read; the decoder's context where none is stated."""
+        stated = self.config.get("max_encoder_position_embeddings")
+        return stated if isinstance(stated, int) else self.n_positions
 
     @property
     def states_context(self) -> bool:
@@ -202,9 +225,14 @@ class LanguageModel:
         Raises:
             UnsupportedModel: it is not causal, or cannot be read at all.
         """
-        from llmcli.engine.reading import find_reading
+        from llmcli.engine.reading import find_reading, probe_text
 
-        return find_reading(self.module, name=self.name, n_positions=self.n_positions)
+        module = self.module
+        if self.kind == "encoder-decoder":
+            from llmcli.engine.answering import Answering
+
+            module = Answering(module, probe_text(module, _PROBE_SOURCE))
+        return find_reading(module, name=self.name, n_positions=self.n_positions)
 
     @cached_property
     def module(self) -> Any:
@@ -222,7 +250,7 @@ class LanguageModel:
     @cached_property
     def packed(self) -> PackedModel | None:
         """Its weights for our own kernels; None where transformers has to compute."""
-        if self.device != "cpu":
+        if self.device != "cpu" or self.kind != "causal":
             return None
         from llmcli.models.prepared import packed_model
 
@@ -230,11 +258,24 @@ class LanguageModel:
 
     def decoder(self) -> ScoringDecoder:
         """Return a fresh decoder over this model's weights."""
+        return self._calibrated(self._decoder())
+
+    def answering(self, source: Sequence[int]) -> ScoringDecoder:
+        """Return a decoder of answers, once the encoder has read a source (token ids)."""
+        with self.timed("import torch"):
+            from llmcli.engine.answering import Answering
+            from llmcli.engine.transformers_decoder import TransformersDecoder
+
+        module = Answering(self.module, source)
+        decoder = TransformersDecoder(module, reading=self.reading, n_positions=self.n_positions)
+        return self._calibrated(decoder)
+
+    def _calibrated(self, decoder: ScoringDecoder) -> ScoringDecoder:
         if self.calibration is None:
-            return self._decoder()
+            return decoder
         from llmcli.engine.tempered_decoder import TemperedDecoder
 
-        return TemperedDecoder(self._decoder(), self.calibration.temperature)
+        return TemperedDecoder(decoder, self.calibration.temperature)
 
     def _decoder(self) -> ScoringDecoder:
         if self.packed is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TypeVar
 
 from llmcli.errors import InvalidInput
 from llmcli.hub.resolve import ResolvedModel
+from llmcli.models.kinds import CAUSAL, Kind, check_kind
 from llmcli.models.language_model import LanguageModel
 from llmcli.models.options import LoadOptions
 from llmcli.reporting import Notify, silent
@@ -20,6 +22,7 @@ def load_resolved(
     resolved: ResolvedModel,
     options: LoadOptions,
     *,
+    kinds: Collection[Kind] = CAUSAL,
     notify: Notify = silent,
     detail: Notify = silent,
 ) -> LanguageModel:
@@ -28,6 +31,7 @@ def load_resolved(
     Args:
         resolved: The files.
         options: How it runs; which model they name does not count.
+        kinds: What the model may have been made for.
         notify: Called with one sentence about what the user ought to know.
         detail: Called with one sentence for who wants to know more.
 
@@ -36,7 +40,7 @@ def load_resolved(
         InvalidInput: the device is none of this machine's.
         OutOfMemory: it does not fit.
     """
-    return load_as(LanguageModel, resolved, options, notify=notify, detail=detail)
+    return load_as(LanguageModel, resolved, options, kinds=kinds, notify=notify, detail=detail)
 
 
 def load_as(
@@ -44,12 +48,12 @@ def load_as(
     resolved: ResolvedModel,
     options: LoadOptions,
     *,
+    kinds: Collection[Kind] = CAUSAL,
     notify: Notify,
     detail: Notify = silent,
 ) -> M:
     """Load a model as one of a kind of ours; the rest as for :func:`load_resolved`."""
     from llmcli.models.check import check_model_folder, unread_weights
-    from llmcli.models.kinds import check_continues
 
     if resolved.adapter is not None:
         from llmcli.models.adapter import merge_adapter
@@ -61,7 +65,7 @@ def load_as(
         allow_pickle=options.allow_pickle,
         trust_remote_code=options.trust_remote_code,
     )
-    check_continues(found.config, name=resolved.name)
+    check_kind(found.config, name=resolved.name, kinds=kinds)
     if unread := unread_weights(resolved.folder):
         taken = "shards" if len(found.weights) > 1 else found.weights[0].name
         detail(f"The weights are read from {taken}; not read: {', '.join(unread)}.")

@@ -17,9 +17,17 @@ from llmcli.errors import (
     is_out_of_memory,
 )
 from llmcli.models.check import LAYER, TABLES
+from llmcli.models.kinds import Kind
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
+
+
+_CLASSES: dict[Kind, str] = {
+    "causal": "AutoModelForCausalLM",
+    "encoder-decoder": "AutoModelForSeq2SeqLM",
+    "masked": "AutoModelForMaskedLM",
+}
 
 
 def load_module(
@@ -39,11 +47,11 @@ def load_module(
     with model.timed("import torch"):
         import torch
     with model.timed("import transformers"):
-        from transformers import AutoModelForCausalLM
+        import transformers
 
     if model.threads is not None:
         torch.set_num_threads(model.threads)
-    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    from_pretrained: Any = getattr(transformers, _CLASSES[model.kind]).from_pretrained
     with model.timed("load weights"), quiet_transformers(), _foreign_errors(model):
         module, info = from_pretrained(
             str(model.folder),

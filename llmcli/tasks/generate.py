@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
+from llmcli.tasks.answers import Answers
 from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt
 
 if TYPE_CHECKING:
@@ -52,8 +53,12 @@ def continue_text(
     draft_stats: DraftStats | None = None,
     batch_size: int = 1,
     record: int = 0,
+    answers: Answers | None = None,
 ) -> Continuation:
     """Encode a text, cut it to the context, load the model, and be ready to continue.
+
+    An encoder with a decoder reads the text, and what is continued is its answer; ``answers``
+    says how it begins.
 
     ``num_return_sequences`` are decoded ``batch_size`` at a time where that is exact (see
     :func:`slots_for`). ``record`` is the text's place among others, of which
@@ -65,20 +70,31 @@ def continue_text(
     """
     from llmcli.engine.generation import generate
 
-    ids = encode_prompt(model, text, bos=bos, special=special, overflow=params.overflow)
-    params = for_prompt(params, len(ids))
-    prompt = prepare_prompt(model, ids, params, heal=heal)
-    if params.num_beams > 1:
-        if prompt.healing_ids:
-            raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
-        events = _beam_events(model, prompt, params, record, should_stop)
+    source: tuple[int, ...] = ()
+    token_bytes: Callable[[int], bytes] = model.token_bytes
+    if model.kind == "encoder-decoder":
+        answers = answers or Answers(model, special=special)
+        params, token_bytes = answers.params(params), answers.token_bytes
+        source, dropped = answers.source(text, params)
+        prompt = answers.prompt(params, dropped)
+        params = for_prompt(params, len(prompt.ids))
+        prompt_tokens = len(source) + dropped
     else:
-        decoder = model.decoder()
+        ids = encode_prompt(model, text, bos=bos, special=special, overflow=params.overflow)
+        params = for_prompt(params, len(ids))
+        prompt = prepare_prompt(model, ids, params, heal=heal)
+        prompt_tokens = len(ids)
+    if params.num_beams > 1 and prompt.healing_ids:
+        raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
+    decoder = model.answering(source) if source else model.decoder()
+    if params.num_beams > 1:
+        events = _beam_events(model, decoder, prompt, params, record, token_bytes, should_stop)
+    else:
         events = generate(
             decoder,
             prompt,
             params,
-            token_bytes=model.token_bytes,
+            token_bytes=token_bytes,
             eos_ids=model.eos_ids,
             record=record,
             batch_size=slots_for(model, decoder, params, draft, batch_size),
@@ -86,14 +102,18 @@ def continue_text(
             draft=draft,
             draft_stats=draft_stats,
         )
-    return Continuation(prompt_tokens=len(ids), dropped_tokens=prompt.dropped_tokens, events=events)
+    return Continuation(
+        prompt_tokens=prompt_tokens, dropped_tokens=prompt.dropped_tokens, events=events
+    )
 
 
 def _beam_events(
     model: LanguageModel,
+    decoder: Decoder,
     prompt: Prompt,
     params: SamplingParams,
     record: int,
+    token_bytes: Callable[[int], bytes],
     should_stop: Callable[[], bool],
 ) -> Iterator[TokenEvent]:
     """Replay what beam search found, as the loop would have told it."""
@@ -103,7 +123,7 @@ def _beam_events(
     room = model.n_positions - len(prompt.ids)
     asked = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     found = beam_search(
-        model.decoder(),
+        decoder,
         prompt.ids,
         replace(params, max_new_tokens=asked),
         max_new_tokens=asked,
@@ -116,7 +136,7 @@ def _beam_events(
             prompt,
             params,
             n_positions=model.n_positions,
-            token_bytes=model.token_bytes,
+            token_bytes=token_bytes,
             eos_ids=model.eos_ids,
             index=index,
         )
@@ -198,6 +218,7 @@ def continue_batch(
     should_stop: Callable[[], bool] = bool,
     draft: Draft | None = None,
     draft_stats: DraftStats | None = None,
+    answers: Answers | None = None,
 ) -> Iterator[Told[K]]:
     """Continue texts, ``batch_size`` sequences at a time; all of a text's come before the next's.
 
@@ -218,17 +239,21 @@ def continue_batch(
             nothing is begun after it.
         draft: Proposes tokens.
         draft_stats: Counts what it proposed.
+        answers: How an encoder with a decoder is asked.
 
     Raises:
         ModelError: the model cannot be loaded.
     """
-    plan = _Plan(model=model, params=params, bos=bos, heal=heal, special=special)
+    plan = _Plan(model=model, params=params, bos=bos, heal=heal, special=special, answers=answers)
+    reason = None
     if params.num_beams > 1:
+        reason = "beam search fills a batch by itself"
+    elif model.kind == "encoder-decoder":
+        reason = "each answers a text of its own"
+    if reason is not None:
         if batch_size is not None and batch_size > 1:
-            model.notify(
-                "Continuations are decoded one at a time: beam search fills a batch by itself."
-            )
-        return _searched(plan, texts, should_stop)
+            model.notify(f"Continuations are decoded one at a time: {reason}.")
+        return _one_by_one(plan, texts, should_stop)
     from llmcli.engine.scheduler import Scheduler
 
     decoder = model.decoder()
@@ -252,12 +277,13 @@ class _Plan:
     bos: bool
     heal: bool
     special: SpecialTokens
+    answers: Answers | None
 
 
-def _searched(
+def _one_by_one(
     plan: _Plan, texts: Iterable[Text[K] | None], should_stop: Callable[[], bool]
 ) -> Iterator[Told[K]]:
-    """Beam search, a text after the other."""
+    """Each text for itself, a text after the other."""
     for each in texts:
         if each is None:
             continue
@@ -276,6 +302,7 @@ def _searched(
                 special=plan.special,
                 should_stop=should_stop,
                 record=each.number,
+                answers=plan.answers,
             )
             for event in continuation.events:
                 yield Told(

@@ -14,6 +14,7 @@ from llmcli.tasks.statistics import GenerationStats
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
+    from llmcli.tasks.answers import Answers
 
 
 def continue_records(
@@ -22,6 +23,7 @@ def continue_records(
     stats: GenerationStats,
     *,
     echo: bool = False,
+    answers: Answers | None = None,
     **how: Any,
 ) -> Work:
     """Continue each record's text, ``num_return_sequences`` times.
@@ -31,6 +33,7 @@ def continue_records(
         params: The settings.
         stats: Counts what passes.
         echo: Whether the prompt stands before its continuation.
+        answers: How an encoder with a decoder is asked.
         how: Further arguments of `continue_batch`.
     """
 
@@ -48,6 +51,7 @@ def continue_records(
             params,
             should_stop=should_stop,
             draft_stats=stats.draft,
+            answers=answers,
             **how,
         )
         collected: list[TokenEvent] = []
@@ -64,8 +68,9 @@ def continue_records(
             stats.note(each.event)
             collected.append(each.event)
             if each.event.finish_reason is not None:
+                shown = each.key.text if answers is None else answers.prefix
                 made = generate_answer(
-                    model, params, each.key.text, each.prompt_tokens, collected, echo=echo
+                    model, params, shown, each.prompt_tokens, collected, echo=echo
                 ).to_dict()
                 yield Answer(
                     record=each.key,

@@ -32,7 +32,9 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
     """
     defaults = model.generation_defaults
     if not _SHAPING & defaults.keys():
-        defaults = {**DEFAULTS, **defaults}
+        # An answer, such as a translation, is the likeliest one, as in transformers.
+        usual = DEFAULTS if model.kind == "causal" else {"temperature": 0.0}
+        defaults = {**usual, **defaults}
     settings = {**defaults, **given}
     if not given.get("stop"):  # the call's own stop texts take the place of the model's
         settings["stop"] = defaults.get("stop", ())
@@ -189,10 +191,12 @@ def encode_prompt(
     bos: bool = False,
     special: SpecialTokens = "text",
     overflow: Overflow = "left",
+    template: bool = True,
 ) -> list[int]:
     """Return a prompt's token ids, the begin token in front where the model's own template has it.
 
-    A long text is read no further than the context under ``overflow`` "error".
+    A long text is read no further than the context under ``overflow`` "error". Without
+    ``template`` they are the text's own.
 
     Raises:
         ContextOverflow: that is so, and it goes further.
@@ -208,7 +212,7 @@ def encode_prompt(
         )
     if bos and tokenizer.bos_id is None:
         raise UnsupportedModel(f"{model.name} has no begin-of-text token.", "Leave out --bos.")
-    if tokenizer.bos_id is not None and (bos or (ids and tokenizer.adds_bos)):
+    if tokenizer.bos_id is not None and (bos or (template and ids and tokenizer.adds_bos)):
         ids = [tokenizer.bos_id, *ids]
     return ids
 

@@ -126,6 +126,18 @@ class Tokenizer:
             return self.backend.encode("", add_special_tokens=True).ids[:1] == [self.bos_id]
 
     @cached_property
+    def template(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the tokenizer's own template puts before and behind a text."""
+        with self._native():
+            plain = self.backend.encode("a", add_special_tokens=False).ids
+            whole = self.backend.encode("a", add_special_tokens=True).ids
+        for start in range(len(whole) - len(plain) + 1):
+            end = start + len(plain)
+            if whole[start:end] == plain:
+                return tuple(whole[:start]), tuple(whole[end:])
+        return (), ()
+
+    @cached_property
     def spelling(self) -> Spelling:
         """How the vocabulary spells bytes."""
         return spelling_of(self.backend)

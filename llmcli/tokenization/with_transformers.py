@@ -188,6 +188,8 @@ class PythonBackend:
 
     def __init__(self, built: Any) -> None:
         self._built = built
+        # M2M100 keeps its languages beside its vocabulary.
+        self._languages: dict[str, int] = getattr(built, "lang_token_to_id", None) or {}
         self.decoder = _spelt(self.get_vocab())
         self.encode_special_tokens = False
 
@@ -227,7 +229,7 @@ class PythonBackend:
 
     def id_to_token(self, token_id: int) -> str | None:
         """The vocabulary's spelling; None outside it."""
-        if token_id >= len(self._built):
+        if token_id >= len(self._built) and token_id not in self._languages.values():
             return None
         return str(self._built.convert_ids_to_tokens(token_id))
 
@@ -238,12 +240,13 @@ class PythonBackend:
 
     def get_vocab(self, with_added_tokens: bool = True) -> dict[str, int]:
         """Spelling to id."""
-        return dict(self._built.get_vocab())
+        return {**self._built.get_vocab(), **self._languages}
 
     def get_vocab_size(self) -> int:
         """How many entries."""
-        return len(self._built)
+        return len(self.get_vocab())
 
     def get_added_tokens_decoder(self) -> dict[int, AddedToken]:
         """Added tokens by id."""
-        return dict(self._built.added_tokens_decoder)
+        languages = {n: AddedToken(text, special=True) for text, n in self._languages.items()}
+        return {**languages, **self._built.added_tokens_decoder}

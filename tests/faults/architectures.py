@@ -28,7 +28,7 @@ from llmcli.engine.decoder import Floats
 from llmcli.engine.reading import Reading, find_reading
 from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import UnsupportedModel
-from llmcli.models.kinds import check_continues
+from llmcli.models.kinds import check_kind
 
 CLOSE = 1e-4
 LONG = 600
@@ -64,7 +64,7 @@ def examine(model_type: str) -> Outcome:
     except Exception as exc:  # whatever keeps a tiny one from being built is told
         return Outcome("not built", {}, words=_line(exc))
     try:
-        check_continues(module.config.to_dict() | {"is_encoder_decoder": False}, name=model_type)
+        check_kind(module.config.to_dict() | {"is_encoder_decoder": False}, name=model_type)
         reading = find_reading(module, name=model_type, n_positions=N_POSITIONS)
     except UnsupportedModel as exc:
         return Outcome("refused", {}, words=_line(exc))

@@ -14,7 +14,7 @@ from tiny_architectures import architectures, tiny_module
 import llmcli
 from llmcli.errors import UnsupportedModel
 from llmcli.models import kinds
-from llmcli.models.kinds import check_continues, usable_positions
+from llmcli.models.kinds import check_kind, usable_positions
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from llmcli.models.kinds import check_continues, usable_positions
 )
 def test_what_continues_no_text_is_refused(config: dict[str, Any], words: str) -> None:
     with pytest.raises(UnsupportedModel, match=words) as caught:
-        check_continues(config, name="it")
+        check_kind(config, name="it")
     assert "\n" not in str(caught.value)
 
 
@@ -43,7 +43,7 @@ def test_what_continues_no_text_is_refused(config: dict[str, Any], words: str) -
     ],
 )
 def test_what_continues_texts_is_taken(config: dict[str, Any]) -> None:
-    check_continues(config, name="it")
+    check_kind(config, name="it")
 
 
 def test_every_masked_architecture_is_known() -> None:
