@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
 
 import click
 
+from llmcli.cli.label_options import LabelOptions, label_options
 from llmcli.cli.options import (
     InputOptions,
     input_options,
     load_model,
     model_options,
     output_options,
+    refuse_idle,
 )
+from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.io.files import existing_parent
-from llmcli.io.records import records, sources
+from llmcli.io.records import Columns, Record, Source, records, sources
 from llmcli.models.options import LoadOptions
+from llmcli.tasks.labels import Correction, label_notices
+from llmcli.tasks.templates import labelled
 from llmcli.terminal.console import Console
+
+# Error records that are told one by one.
+_TOLD = 3
 
 
 @click.command()
@@ -30,7 +40,7 @@ from llmcli.terminal.console import Console
     type=float,
     default=0.5,
     show_default=True,
-    help="Share of the text that the temperature is not fitted on.",
+    help="Share of the text or of the inputs that nothing is fitted on.",
 )
 @click.option("--context", type=click.IntRange(min=1), help="Tokens in a window.")
 @click.option("--stride", type=int, help="Tokens from one window to the next.")
@@ -39,55 +49,197 @@ from llmcli.terminal.console import Console
     default=None,
     help="Begin-of-text before the first token, which otherwise is not scored.",
 )
-@click.option("--save", metavar="FILE", help="Keep the temperature for --calibration.")
+@click.option("--save", metavar="FILE", help="Keep what was fitted, for --calibration.")
+@click.option("--labels", metavar="FILE", help="Records with a text and its label: for 'classify'.")
+@click.option(
+    "--correct",
+    type=click.Choice(get_args(Correction)),
+    default="none",
+    show_default=True,
+    help="With --labels: what is taken out before the fit.",
+)
+@click.option(
+    "--alpha",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="With --labels: the share of sets that may miss the truth.",
+)
+@click.option(
+    "--field",
+    default="input",
+    show_default=True,
+    help="With --labels: the text's name in a record.",
+)
+@label_options(bos=False)
 @input_options
 @model_options
 @output_options
 def calibrate(
     text: str | None,
-    save: str | None,
     inputs: InputOptions,
+    asked: LabelOptions,
     model: LoadOptions,
     console: Console,
-    **settings: Any,
+    save: str | None,
+    **own: Any,
 ) -> None:
     """Measure whether a model's probabilities are right: of what it is 70 % sure, does 70 % come?
 
     The text is TEXT, or the files given with -i, or stdin; any size will do. Every figure comes
     with what it would be by chance or an interval. -q prints the expected calibration error.
-    docs/calibration.md has the formulas.
+    With --labels it is the probabilities of labels, as 'classify' has them. docs/calibration.md
+    has the formulas.
 
     \b
     Examples:
       llmcli calibrate -i chapter.txt
       llmcli calibrate --bins 20 --json -i chapter.txt
       llmcli calibrate --save story.toml -i chapter.txt
+      llmcli calibrate --labels reviews.jsonl --template "{input}\\nSentiment:" --save reviews.toml
     """
-    from llmcli.tasks.calibrate import calibrate as measure
-    from llmcli.tasks.calibrate import calibration_record
-
     target = None if save is None else existing_parent(save, inputs=inputs.files)
-    found = sources(text, inputs.files, notify=console.notice)
-    for source in found:
-        source.check()
-    loaded = load_model(model, console)
-
-    def parts() -> Iterator[str]:
-        for record in records(found, kind="whole", errors=inputs.errors):
-            yield from record.parts
-
-    result, convention = measure(loaded, parts(), **settings)
-    if console.json_output:
-        from llmcli.tasks.provenance import provenance
-
-        console.record({**calibration_record(result, convention), **provenance(loaded)})
-    elif console.quiet:
-        console.line(f"{result.ece:.6g}")
+    call = _Call(inputs, asked, model, console, target, own)
+    if own["labels"] is None:
+        refuse_idle("goes with --labels", **_LABEL_FLAGS)
+        call.tokens(text)
     else:
-        from llmcli.terminal.calibrate import calibration_view
+        refuse_idle("does not go with --labels", context="--context", stride="--stride")
+        if text is not None or inputs.files:
+            raise InvalidInput("--labels names the input.", "Leave out the text and -i.")
+        call.labels(own["labels"])
 
-        console.render(calibration_view(calibration_record(result, convention)))
-    if target is not None:
-        from llmcli.tasks.calibrate import save_temperature
 
-        save_temperature(target, loaded, result, [source.label for source in found])
+_LABEL_FLAGS = {
+    "correct": "--correct",
+    "alpha": "--alpha",
+    "field": "--field",
+    "template": "--template",
+    "shots": "--shots",
+    "label_field": "--label-field",
+    "delimiter": "--delimiter",
+    "domain_prompt": "--domain-prompt",
+    "gamma": "--gamma",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What was asked for."""
+
+    inputs: InputOptions
+    asked: LabelOptions
+    model: LoadOptions
+    console: Console
+    save: Path | None
+    own: Mapping[str, Any]
+
+    def tokens(self, text: str | None) -> None:
+        """Calibration of a text's tokens."""
+        from llmcli.tasks.calibrate import calibrate, calibration_record, save_temperature
+
+        console = self.console
+        found = sources(text, self.inputs.files, notify=console.notice)
+        for source in found:
+            source.check()
+        loaded = load_model(self.model, console)
+
+        def parts() -> Iterator[str]:
+            for record in records(found, kind="whole", errors=self.inputs.errors):
+                yield from record.parts
+
+        names = ("bins", "holdout", "context", "stride", "bos")
+        result, convention = calibrate(loaded, parts(), **{name: self.own[name] for name in names})
+        record = calibration_record(result, convention)
+
+        def show_json() -> None:
+            from llmcli.tasks.provenance import provenance
+
+            console.record({**record, **provenance(loaded)})
+
+        def show_error() -> None:
+            console.line(f"{result.ece:.6g}")
+
+        def show_table() -> None:
+            from llmcli.terminal.calibrate import calibration_view
+
+            console.render(calibration_view(record))
+
+        console.choose(json=show_json, quiet=show_error, text=show_table)()
+        if self.save is not None:
+            save_temperature(self.save, loaded, result, [source.label for source in found])
+
+    def labels(self, name: str) -> None:
+        """Calibration of the labels of inputs."""
+        from llmcli.tasks.calibrate_labels import (
+            LabelCalibrationRequest,
+            LabelledInput,
+            calibrate_labels,
+            save_labels,
+        )
+        from llmcli.terminal.progress import count_progress
+
+        console, own, asked = self.console, self.own, replace(self.asked, bos=self.own["bos"])
+        request = LabelCalibrationRequest(
+            correct=own["correct"],
+            gamma=asked.gamma,
+            domain=asked.domain_prompt,
+            holdout=own["holdout"],
+            alpha=own["alpha"],
+            bins=own["bins"],
+        )
+        source, columns = Source(name), Columns(text=own["field"])
+        source.check()
+        wrong = _Wrong(console)
+        known = []
+        for record, label in labelled(source, columns, asked.label_field):
+            if isinstance(label, InvalidInput):
+                wrong.tell(record, label)
+            else:
+                known.append(LabelledInput(record=record, label=label))
+        task = asked.task(sorted({each.label for each in known}), columns)
+        loaded = load_model(self.model, console)
+        for text in label_notices(loaded.tokenizer, task):
+            console.notice(text)
+        with count_progress(console, "inputs scored") as show:
+            result = calibrate_labels(
+                loaded, task, known, request, on_error=wrong.tell, on_input=show
+            )
+        record_ = {**result.to_dict(), "errors": wrong.count}
+
+        def show_json() -> None:
+            console.record(record_)
+
+        def show_error() -> None:
+            console.line(f"{result.fitted.ece:.6g}")
+
+        def show_table() -> None:
+            from llmcli.terminal.calibrate_labels import label_calibration_view
+
+            console.render(label_calibration_view(record_))
+
+        console.choose(json=show_json, quiet=show_error, text=show_table)()
+        if self.save is not None:
+            save_labels(self.save, loaded, result)
+        if wrong.count:
+            raise BatchHadErrors(
+                f"{wrong.count} of {wrong.count + sum(result.counts.values())} records were left "
+                "out.",
+                "Mend them.",
+            )
+
+
+@dataclass(slots=True)
+class _Wrong:
+    """Says what is wrong with records, the first few of them."""
+
+    console: Console
+    count: int = 0
+
+    def tell(self, record: Record, error: InvalidInput) -> None:
+        """Say it of one."""
+        from llmcli.io.batch import placed
+
+        self.count += 1
+        if self.count <= _TOLD:
+            self.console.notice(f"{placed(record, error).message} It is left out.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -29,9 +29,21 @@ from llmcli.terminal.console import Console
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
+    from llmcli.tasks.calibrate_labels import SavedLabels
     from llmcli.tasks.classify import Decision, FirstPass
 
 _LOOKS_AT_INPUTS = ("batch", "domain")
+_SAID_BY_A_FILE = {
+    "labels": "--labels",
+    "correct": "--correct",
+    "prior_from": "--prior-from",
+    "template": "--template",
+    "shots": "--shots",
+    "delimiter": "--delimiter",
+    "bos": "--bos",
+    "domain_prompt": "--domain-prompt",
+    "gamma": "--gamma",
+}
 
 
 @click.command()
@@ -49,7 +61,17 @@ _LOOKS_AT_INPUTS = ("batch", "domain")
     metavar="FILE",
     help="Records that batch and domain look at, rather than the input itself.",
 )
-@label_options
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help="Labels, prompt, correction and fit of a file of 'calibrate --labels --save'.",
+)
+@click.option(
+    "--alpha",
+    type=float,
+    help="With --calibration: sets of labels, of which this share may miss the right one.",
+)
+@label_options()
 @batch_options(
     field="input", jsonl="Each line of the input is a JSON object with a text in it; a label each."
 )
@@ -61,6 +83,8 @@ def classify(
     labels: tuple[str, ...] | None,
     correct: Correction,
     prior_from: str | None,
+    calibration: str | None,
+    alpha: float | None,
     asked: LabelOptions,
     batch: BatchOptions,
     inputs: InputOptions,
@@ -77,17 +101,27 @@ def classify(
       llmcli classify --labels positive,negative "The film is a delight."
       llmcli classify --labels yes,no --template "{input}\\nIs this about food?" -i note.txt
       llmcli classify --labels a,b --jsonl --correct batch -i texts.jsonl -o labels.jsonl
+      llmcli classify --calibration reviews.toml --alpha 0.1 "A film."
     """
     batch.check(inputs)
-    if labels is None:
-        raise InvalidInput("There are no labels.", "Name them: --labels positive,negative.")
-    _check(correct, prior_from, batch, inputs)
-    task = asked.task(labels, Columns(text=batch.field))
-    call = _Call(task, correct, asked, prior_from, batch, inputs)
+    saved: SavedLabels | None = None
+    if calibration is not None:
+        from llmcli.tasks.calibrate_labels import SavedLabels
+
+        refuse_idle("does not go with --calibration, which says it", **_SAID_BY_A_FILE)
+        saved = SavedLabels.read(calibration, alpha=alpha)
+        task = saved.task
+    else:
+        refuse_idle("goes with --calibration", alpha="--alpha")
+        if labels is None:
+            raise InvalidInput("There are no labels.", "Name them: --labels positive,negative.")
+        _check(correct, prior_from, batch, inputs)
+        task = asked.task(labels, Columns(text=batch.field))
+    call = _Call(task, correct, asked, prior_from, batch, inputs, saved)
     if batch.jsonl:
 
         def load(console: Console) -> Verb:
-            return call.verb(_loaded(model, task, console), console)
+            return call.verb(call.load(model, console), console)
 
         run_batch(batch, () if text is None else (text,), inputs, console, load)
         return
@@ -95,7 +129,7 @@ def classify(
     whole = read_prompt(parts, inputs.files, notify=console.notice, errors=inputs.errors)
     if not whole:
         raise InvalidInput("The text is empty.", "Give some text.")
-    loaded = _loaded(model, task, console)
+    loaded = call.load(model, console)
     from llmcli.tasks.classify import classify as label
 
     decision, _ = call.decide(loaded, console)
@@ -139,13 +173,6 @@ def _check(
         )
 
 
-def _loaded(options: LoadOptions, task: LabelTask, console: Console) -> LanguageModel:
-    loaded = load_model(options, console)
-    for text in label_notices(loaded.tokenizer, task):
-        console.notice(text)
-    return loaded
-
-
 @dataclass(frozen=True, slots=True)
 class _Call:
     """What was asked for."""
@@ -156,9 +183,21 @@ class _Call:
     prior_from: str | None
     batch: BatchOptions
     inputs: InputOptions
+    saved: SavedLabels | None
 
-    def decide(self, model: LanguageModel, console: Console) -> tuple[Decision, FirstPass]:
-        """What the correction takes out."""
+    def load(self, options: LoadOptions, console: Console) -> LanguageModel:
+        """The model, with what there is to say of the labels on stderr."""
+        loaded = load_model(options, console)
+        if self.saved is not None:
+            self.saved.check(loaded)
+        for text in label_notices(loaded.tokenizer, self.task):
+            console.notice(text)
+        return loaded
+
+    def decide(self, model: LanguageModel, console: Console) -> tuple[Decision, FirstPass | None]:
+        """What the correction takes out, and the scores that it was found with."""
+        if self.saved is not None:
+            return self.saved.decision, None
         from llmcli.tasks.classify import decide
         from llmcli.terminal.progress import count_progress
 
@@ -188,16 +227,10 @@ class _Call:
         from llmcli.tasks.classify import classify_records
 
         decision, seen = self.decide(model, console)
-        settings: dict[str, Any] = {
-            "correct": self.correct,
-            "gamma": self.asked.gamma,
-            "prior": None if decision.prior is None else list(decision.prior),
-        }
         return classify_records(
             model,
             self.task,
             decision,
             seen=seen if self.prior_from is None else None,
-            settings=settings,
             notify=console.notice,
         )

@@ -70,7 +70,7 @@ class GenerateOptions:
         if self.early_stopping is not None:
             words = {"true": True, "false": False}
             said["early_stopping"] = words.get(self.early_stopping, self.early_stopping)
-        if self.draft is not None or self.calibration is not None:
+        if self.draft is not None:
             said.setdefault("num_beams", 1)
         return {
             **said,
@@ -190,10 +190,6 @@ def generate(
     check_combination(SamplingParams(**given))
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
-    if options.calibration is not None and (options.num_beams or 1) > 1:
-        raise InvalidInput(
-            "A calibration does not work with beam search.", "Leave one of them out."
-        )
     batch.check(inputs, own_output=True)
     call = _Call(given, sampling, model, options)
     if batch.jsonl:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
-from llmcli.cli.options import bundle, unescaped
+from llmcli.cli.options import F, bundle, unescaped
 from llmcli.errors import InvalidInput
 from llmcli.io.files import is_file
 from llmcli.io.records import Columns, Source
@@ -99,9 +99,7 @@ def _positive(ctx: click.Context, param: click.Parameter, value: float | None) -
     return value
 
 
-label_options = bundle(
-    "asked",
-    LabelOptions,
+_ASKED = (
     click.option(
         "--template",
         metavar="FILE|TEXT",
@@ -119,11 +117,6 @@ label_options = bundle(
         help="Between prompt and label.  [default: a space, unless either has white space there]",
     ),
     click.option(
-        "--bos/--no-bos",
-        default=None,
-        help="Put the begin-of-text token before the prompt.  [default: as the tokenizer does]",
-    ),
-    click.option(
         "--domain-prompt",
         metavar="TEXT",
         help="What pmi compares with.  [default: the template's end]",
@@ -137,4 +130,19 @@ label_options = bundle(
         help="How much of the prior a correction takes out.",
     ),
 )
-"""Adds them; the callback takes ``asked: LabelOptions``."""
+
+
+def label_options(*, bos: bool = True) -> Callable[[F], F]:
+    """Add them; the callback takes ``asked: LabelOptions``.
+
+    Args:
+        bos: Whether ``--bos`` is among them.
+    """
+    own = (
+        click.option(
+            "--bos/--no-bos",
+            default=None,
+            help="Put the begin-of-text token before the prompt.  [default: as the tokenizer does]",
+        ),
+    )
+    return bundle("asked", LabelOptions, *_ASKED, *(own if bos else ()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput
@@ -41,6 +41,7 @@ class Decision:
         bias: One number for each label; empty for none.
         alpha: The share of sets that may miss the truth; None for no sets.
         threshold: What 1 - q must not be above in a set.
+        file: Where all this was read from, if it was.
     """
 
     correction: Correction = "none"
@@ -50,6 +51,7 @@ class Decision:
     bias: tuple[float, ...] = ()
     alpha: float | None = None
     threshold: float | None = None
+    file: str | None = None
 
     def logprobs(self, scores: Sequence[float]) -> list[float]:
         """The labels' log-probabilities, normalised."""
@@ -114,6 +116,7 @@ class LabelAnswer:
             "probabilities": probabilities,
             "logprobs": dict(zip(self.task.labels, self.scores, strict=True)),
             "correction": decision.correction,
+            **({} if decision.file is None else {"calibration": {"file": decision.file}}),
             **self.model,
         }
 
@@ -229,7 +232,6 @@ def classify_records(
     decision: Decision,
     *,
     seen: FirstPass | None = None,
-    settings: Mapping[str, Any] | None = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> Verb:
     """Label each record's text.
@@ -239,7 +241,6 @@ def classify_records(
         task: Which labels there are, and how it is asked.
         decision: How their scores become probabilities.
         seen: Scores that are known already.
-        settings: What else the rows depend on, for the manifest.
         notify: Told at the end what ``batch`` would have changed, where nothing was corrected.
     """
     kept = array("d")
@@ -271,7 +272,7 @@ def classify_records(
 
     return Verb(
         work=work,
-        made_by=made_by("classify", model, **task.to_dict(), **(settings or {})),
+        made_by=made_by("classify", model, **task.to_dict(), **asdict(decision)),
         end=tell if plain else None,
     )
 
