@@ -32,6 +32,7 @@ ALLOWED["tasks"] = {*ALLOWED["models"], "models", "scoring"}
 ALLOWED["api"] = {*ALLOWED["tasks"], "tasks"}
 ALLOWED["training"] = {*ALLOWED["api"], "api", "extras"}
 ALLOWED["serve"] = {*ALLOWED["api"], "api", "extras"}
+ALLOWED["cluster"] = {*ALLOWED["tasks"], "tasks", "extras"}
 ALLOWED["terminal"] = {*ALLOWED["tasks"], "tasks"}
 ALLOWED["__init__"] = {"errors", "_version", "params", "models", "api"}
 ALLOWED["__main__"] = {"cli"}
@@ -49,6 +50,7 @@ FORBIDDEN = {
     "scoring": {"click", "rich", "huggingface_hub"},
     "tasks": {"click", "rich", "huggingface_hub"},
     "api": {"click", "rich", "huggingface_hub"},
+    "cluster": {"torch", "transformers", "click", "rich", "huggingface_hub"},
     "training": {"click"},
     "serve": {"click", "rich", "torch", "transformers", "huggingface_hub"},
     "terminal": {"click", "torch", "transformers", "huggingface_hub"},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,16 @@ from llmcli.cli.options import F, InputOptions, bundle, refuse_idle
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.formats import FORMATS
-from llmcli.io.records import Columns, sources
+from llmcli.io.records import Columns, Source, sources
+from llmcli.io.remote import is_remote
+from llmcli.io.sources import STDIN
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from llmcli.io.batch_run import BatchRequest
     from llmcli.io.formats import FormatName
     from llmcli.io.journal import Mode
+    from llmcli.models.options import LoadOptions
     from llmcli.tasks.batch import Verb
 
 Load = Callable[[Console], "Verb"]
@@ -39,6 +44,9 @@ class BatchOptions:
     resume: bool = False
     overwrite: bool = False
     retry_errors: bool = False
+    ray: str | None = None
+    partition_rows: int = 1000
+    actors: int | None = None
 
     @property
     def columns(self) -> Columns:
@@ -60,9 +68,19 @@ class BatchOptions:
         """The manifest of an output that is gone on with; empty where there is none."""
         if self.output is None or self.mode not in ("resume", "retry"):
             return {}
+        if self.ray is not None:
+            from llmcli.cluster.parts import stored_manifest
+
+            return stored_manifest(self.parts[0])
         from llmcli.io.journal import Journal
 
         return Journal(Path(self.output), {}).stored()
+
+    def placed(self, model: LoadOptions) -> LoadOptions:
+        """How the model runs in one of several processes: on one thread, unless told otherwise."""
+        if self.ray is None or model.threads is not None:
+            return model
+        return replace(model, threads=1)
 
     def check(self, inputs: InputOptions, *, own_output: bool = False, rows: bool = True) -> None:
         """Find all that is wrong with the options before anything is loaded.
@@ -84,6 +102,7 @@ class BatchOptions:
                 resume="--resume",
                 overwrite="--overwrite",
                 retry_errors="--retry-errors",
+                ray="--ray",
                 **({} if own_output else {"output": "--output"}),
             )
         asked = [name for name in ("resume", "overwrite", "retry_errors") if getattr(self, name)]
@@ -94,12 +113,36 @@ class BatchOptions:
         if asked and self.jsonl and not (rows and self.output is not None):
             flag = asked[0].replace("_", "-")
             raise InvalidInput(f"--{flag} is for a batch of rows into a file.", "Add -o FILE.")
+        if self.ray is not None:
+            self._check_cluster(inputs, rows=rows)
+            return
+        refuse_idle("goes with --ray", partition_rows="--partition-rows", actors="--actors")
         if self.output is not None and (self.jsonl or own_output):
             existing_parent(self.output, inputs=inputs.files)
             if self.jsonl and rows and self.mode == "new":
                 from llmcli.io.journal import Journal
 
                 Journal(Path(self.output), {}).check_absent()
+
+    def _check_cluster(self, inputs: InputOptions, *, rows: bool) -> None:
+        if not rows or self.output is None:
+            raise InvalidInput("--ray writes parts into a folder.", "Name it with -o FOLDER.")
+        if not inputs.files or STDIN in inputs.files:
+            raise InvalidInput("--ray reads files that every machine has.", "Name them with -i.")
+        if os.path.isfile(self.parts[0]):
+            raise InvalidInput(
+                f"{self.parts[0]} is a file; --ray writes parts into a folder.", "Name a folder."
+            )
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The folder of parts and their suffix: ``-o`` names FOLDER, or ``FOLDER/*.parquet``."""
+        output = self.output or ""
+        folder, _, name = output.rpartition("/")
+        if not name.startswith("*."):
+            folder, name = output, "*.jsonl"
+        folder = folder or "."
+        return folder if is_remote(folder) else os.path.abspath(folder), name[1:]
 
 
 def batch_options(
@@ -143,6 +186,27 @@ def batch_options(
         click.option(
             "--retry-errors", is_flag=True, help="With --jsonl and -o: make error records again."
         ),
+        click.option(
+            "--ray",
+            is_flag=False,
+            flag_value="",
+            metavar="[ADDRESS]",
+            help="Run over a Ray cluster; -o names a folder for parts.",
+        ),
+        click.option(
+            "--partition-rows",
+            type=click.IntRange(min=1),
+            default=1000,
+            show_default=True,
+            metavar="N",
+            help="Records of a part, with --ray.",
+        ),
+        click.option(
+            "--actors",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Processes at once, with --ray.  [default: as processors and memory allow]",
+        ),
     )
 
 
@@ -169,6 +233,9 @@ def run_batch(
     from llmcli.io.batch_run import BatchRun
     from llmcli.terminal.progress import BatchProgress, download_progress
 
+    if options.ray is not None:
+        _run_on_cluster(options, parts, inputs, console, load)
+        return
     request = _request(options, parts, inputs, console)
     verb = load(console)
     interrupted = InterruptFlag()
@@ -207,3 +274,46 @@ def _request(
         output=None if options.output is None else Path(options.output),
         mode=options.mode,
     )
+
+
+def _run_on_cluster(
+    options: BatchOptions,
+    parts: Sequence[str],
+    inputs: InputOptions,
+    console: Console,
+    load: Load,
+) -> None:
+    from llmcli.cluster.parts import Job
+    from llmcli.cluster.run import ClusterRequest, check_installed, run_on_cluster
+    from llmcli.terminal.progress import BatchProgress
+
+    if parts:
+        raise InvalidInput("--ray reads files that every machine has.", "Name them with -i.")
+    check_installed()
+    folder, suffix = options.parts
+    # The model is loaded here once, for what the manifest says of it; then in each actor.
+    verb = load(console)
+    made_by, threads = verb.made_by, verb.threads
+    del verb
+    request = ClusterRequest(
+        job=Job(
+            files=[_placed(name) for name in inputs.files],
+            folder=folder,
+            suffix=suffix,
+            columns=options.columns,
+            errors=inputs.errors,
+            form=options.input_format,
+        ),
+        rows=options.partition_rows,
+        mode=options.mode,
+        address=options.ray or None,
+        actors=options.actors,
+        threads=threads,
+    )
+    with BatchProgress(console, options.output) as progress:
+        run_on_cluster(request, partial(load, Console(quiet=True)), made_by, progress)
+
+
+def _placed(name: str) -> Source:
+    """A file as other machines find it; messages call it as here."""
+    return Source(name if is_remote(name) else os.path.abspath(name), called=name)

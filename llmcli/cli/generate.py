@@ -191,7 +191,7 @@ def generate(
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
-    call = _Call(given, sampling, model, options)
+    call = _Call(given, sampling, batch.placed(model), options)
     if batch.jsonl:
         _run_batch(call, batch, prompt, inputs, console)
     elif _run_prompt(call, batch.output, prompt, inputs, console):
@@ -352,6 +352,7 @@ def _run_batch(
                 prefix=options.prefix,
             ),
             lines=view.params.num_return_sequences,
+            threads=view.model.threads or 1,
             end=view.show_stats if options.stats else None,
         )
 

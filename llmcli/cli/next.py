@@ -77,7 +77,7 @@ def next_tokens(
         def load(console: Console) -> Verb:
             from llmcli.tasks.next import predict_records
 
-            loaded = load_model(model, console, calibration=calibration)
+            loaded = load_model(batch.placed(model), console, calibration=calibration)
             settings = {**given, **sampling.by_token(loaded)}
             return predict_records(loaded, settings, count=count, bos=bos)
 

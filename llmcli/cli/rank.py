@@ -96,7 +96,7 @@ def rank(
         )
 
         def load(console: Console) -> Verb:
-            loaded = load_model(model, console, calibration=calibration)
+            loaded = load_model(batch.placed(model), console, calibration=calibration)
             return rank_records(loaded, request, choices_field=choices_field)
 
         run_batch(batch, (), inputs, console, load)

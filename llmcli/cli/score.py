@@ -72,7 +72,7 @@ def score(
         def load(console: Console) -> Verb:
             from llmcli.tasks.score_batch import score_records
 
-            loaded = load_model(model, console, calibration=calibration)
+            loaded = load_model(batch.placed(model), console, calibration=calibration)
             _keep_memory()
             return score_records(Scoring(model=loaded, request=settings.request()))
 

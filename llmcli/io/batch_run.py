@@ -93,11 +93,11 @@ class Interrupt(Protocol):
 class Progress(Protocol):
     """Is told how far a batch is."""
 
-    def begin(self, total: int | None, done: int) -> None:
-        """So many records there are, if that is known, and so many are there already."""
+    def begin(self, total: int | None, done: int, failed: int = 0) -> None:
+        """So many records there are, if that is known; so many are there, some with an error."""
 
-    def note(self, *, tokens: int, failed: bool) -> None:
-        """A record is done."""
+    def note(self, *, tokens: int, failed: int, records: int = 1) -> None:
+        """So many records are done, of which so many have an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +228,9 @@ class BatchRun:
             return
         with journal.open(self._request.mode) as out:
             begin = out.done
-            self._progress.begin(total(self._inputs), begin)
             # What failed before a run was cut short counts at its end.
             self._batch.seen, self._batch.failed = begin, len(journal.errors()) if begin else 0
+            self._progress.begin(total(self._inputs), begin, self._batch.failed)
             self._sink = _Written(out.write)
             yield lambda number: number >= begin
 
@@ -244,12 +244,12 @@ class BatchRun:
                 return
             self._sink.add(answer_row(answer.record, answer.made), last=answer.last)
             if answer.last:
-                self._progress.note(tokens=answer.tokens, failed=False)
+                self._progress.note(tokens=answer.tokens, failed=0)
                 self._batch.done()
 
     def _fail(self, row: dict[str, Any]) -> None:
         self._sink.fail(row)
-        self._progress.note(tokens=0, failed=True)
+        self._progress.note(tokens=0, failed=1)
 
     def _records(self, wanted: Callable[[int], bool] | None) -> Iterator[Record | None]:
         """The records that can be worked on; None where the next must be waited for."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmcli.io.formats import Format, FormatName, format_of, parquet_length
 from llmcli.io.records import Source, Watch
+from llmcli.io.remote import is_remote
 from llmcli.io.sources import STDIN
 
 
@@ -37,7 +38,7 @@ class Fingerprint:
 def fingerprint(
     source: Source, *, asked: FormatName | None = None, watch: Watch | None = None
 ) -> Fingerprint | None:
-    """Read a source through; None for one that can be read only once.
+    """Read a source through; None for one that can be read only once, and for a stretch.
 
     Args:
         source: The source.
@@ -69,10 +70,10 @@ def total(found: Iterable[Fingerprint | None]) -> int | None:
 
 
 def _lasts(source: Source) -> bool:
-    if source.data is not None:
-        return True
-    if source.name == STDIN:
+    if source.stretch is not None or source.name == STDIN:
         return False
+    if source.data is not None or is_remote(source.name):
+        return True
     try:
         return stat.S_ISREG(os.stat(source.name).st_mode)
     except OSError:

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from llmcli.errors import InvalidInput, InvalidText
 from llmcli.extras import missing_package
+from llmcli.io.remote import is_remote, open_remote
 from llmcli.io.sources import DecodeErrors, decode_utf8
 
 FormatName = Literal["jsonl", "csv", "tsv", "parquet"]
@@ -247,16 +248,27 @@ class _csv_text:
         return decode_utf8(line, source=place, errors=self._errors) + "\n"
 
 
-def parquet_rows(path: str) -> Iterator[dict[str, Any]]:
+def parquet_rows(path: str, *, skip: int = 0) -> Iterator[dict[str, Any]]:
     """Read a Parquet file a batch of rows at a time; values keep their types.
+
+    Args:
+        path: A file's name, or a URI.
+        skip: Rows to leave out at the beginning.
 
     Raises:
         InvalidInput: it is none, or cannot be opened.
         LlmcliError: pyarrow is not installed.
     """
     with _open_parquet(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE):
-            yield from batch.to_pylist()
+        groups = list(range(file.num_row_groups))
+        while groups and (rows := file.metadata.row_group(groups[0]).num_rows) <= skip:
+            skip -= rows
+            del groups[0]
+        if not groups:
+            return
+        for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, row_groups=groups):
+            left_out, skip = skip, max(skip - len(batch), 0)
+            yield from batch.slice(left_out).to_pylist()
 
 
 def parquet_length(path: str) -> int:
@@ -271,7 +283,8 @@ def _open_parquet(path: str) -> Iterator[Any]:
     import pyarrow
 
     try:
-        with parquet.ParquetFile(path) as file:
+        opened = open_remote(path) if is_remote(path) else path
+        with parquet.ParquetFile(opened) as file:
             yield file
     except (pyarrow.ArrowException, OSError) as exc:
         reason = str(exc).splitlines()[0].rstrip(".")

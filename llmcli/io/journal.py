@@ -194,13 +194,7 @@ class Journal:
             raise InvalidInput(
                 f"{self.manifest_path} cannot be read: {exc}.", "Pass --overwrite to begin anew."
             ) from exc
-        difference = _difference(found, json.loads(json.dumps(self.manifest)))
-        if difference is not None:
-            name, before, now = difference
-            raise InvalidInput(
-                f"{self.path} was made with {name} {_shown(before)}; this call has {_shown(now)}.",
-                "Give the same model, settings and input, or write to another file.",
-            )
+        check_same_manifest(str(self.path), found, self.manifest)
 
     def _write_manifest(self) -> None:
         with atomic_write(self.manifest_path) as file:
@@ -304,6 +298,33 @@ class _storage:
                 f"Cannot write {self._path}: {error.strerror}.",
                 "Free some space or choose another place.",
             ) from error
+
+
+def check_same_manifest(
+    output: str, found: Mapping[str, Any] | None, manifest: Mapping[str, Any]
+) -> None:
+    """Look whether an output was made with the same model, settings and input.
+
+    Args:
+        output: How the message calls it.
+        found: The manifest that is there; None where there is none.
+        manifest: What this call has.
+
+    Raises:
+        InvalidInput: it was not, or that cannot be told.
+    """
+    if found is None:
+        raise InvalidInput(
+            f"{output} has no manifest, so what made it is not known.",
+            "Write somewhere else, or pass --overwrite.",
+        )
+    difference = _difference(dict(found), json.loads(json.dumps(manifest)))
+    if difference is not None:
+        name, before, now = difference
+        raise InvalidInput(
+            f"{output} was made with {name} {_shown(before)}; this call has {_shown(now)}.",
+            "Give the same model, settings and input, or write to another file.",
+        )
 
 
 def _last_line_end(file: BinaryIO) -> int:

@@ -42,16 +42,44 @@ MAX_DETAILED = 4 << 20  # characters of a record of which each token is told
 _ANNOUNCED = 16 << 20  # a source below this size is read before a bar could be of use
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """Consecutive records of a table.
+
+    Attributes:
+        first: The number of the first one among all records of the input.
+        count: How many.
+        offset: Bytes of the file before it, where it has lines of JSON.
+        before: Lines (of JSON) or rows (of another table) of the file before it.
+    """
+
+    first: int
+    count: int
+    offset: int = 0
+    before: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where bytes come from: an argument's own, or a file's or stdin's."""
+    """Where bytes come from: an argument's own, or a file's or stdin's.
+
+    Attributes:
+        name: The file's, or ``-``.
+        data: An argument's bytes.
+        called: How messages call it, if not by its name.
+        stretch: The records that are meant; None for all.
+    """
 
     name: str
     data: bytes | None = None
+    called: str | None = None
+    stretch: Stretch | None = None
 
     @property
     def label(self) -> str:
         """How messages call it."""
+        if self.called is not None:
+            return self.called
         return "The text" if self.data is not None else source_name(self.name)
 
     def check(self) -> None:
@@ -69,9 +97,9 @@ class Source:
             yield self.data
             return
         total = _size(self.name)
-        done = 0
+        done = 0 if self.stretch is None else self.stretch.offset
         with (watch or nullcontext)() as show:
-            for chunk in read_chunks(self.name, as_it_comes=as_it_comes):
+            for chunk in read_chunks(self.name, as_it_comes=as_it_comes, start=done):
                 done += len(chunk)
                 if show is not None and (total or done) >= _ANNOUNCED:
                     show(self.label, done, total)
@@ -291,8 +319,13 @@ def rows_at_hand(
     number = 0
     for source in found:
         form = format_of(source.name, asked)
+        end = None
+        if source.stretch is not None:
+            number, end = source.stretch.first, source.stretch.first + source.stretch.count
         table = (_json_rows if form.name == "jsonl" else _rows)(source, form, errors, watch)
         for read, place in table:
+            if number == end:
+                break
             if read is None:
                 yield None
                 continue
@@ -313,15 +346,16 @@ _Rows = Iterator[tuple[Callable[[], _Row] | None, str]]
 
 def _rows(source: Source, form: Format, errors: DecodeErrors, watch: Watch | None) -> _Rows:
     """The rows of a table that names its columns once."""
+    before = 0 if source.stretch is None else source.stretch.before
     if form.name == "parquet":
         if source.name in ("", STDIN):
             raise InvalidInput("Parquet cannot be read from a pipe.", "Give it with -i FILE.")
-        rows: Iterable[dict[str, Any] | InvalidInput] = parquet_rows(source.name)
+        rows: Iterable[dict[str, Any] | InvalidInput] = parquet_rows(source.name, skip=before)
     else:
         chunks = decompressed(source.chunks(watch), form.compression, source.label)
         delimited: Literal["csv", "tsv"] = "csv" if form.name == "csv" else "tsv"
         rows = csv_rows(split_bytes(chunks, b"\n"), delimited, source.label, errors)
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(rows, before + 1):
         yield partial(_same, row), f"Row {number} of {source.label}"
     yield None, ""
 
@@ -333,7 +367,7 @@ def _same(row: _Row) -> _Row:
 def _json_rows(source: Source, form: Format, errors: DecodeErrors, watch: Watch | None) -> _Rows:
     """The values of JSON lines."""
     splitter = _Splitter(b"\n")
-    number = 0
+    number = 0 if source.stretch is None else source.stretch.before
     chunks = decompressed(source.chunks(watch, as_it_comes=True), form.compression, source.label)
     for chunk in chain(chunks, [None]):
         for data in splitter.end() if chunk is None else splitter.feed(chunk):

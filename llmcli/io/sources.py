@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from llmcli.errors import InvalidInput, InvalidText, StorageError
+from llmcli.io.remote import is_remote, matching, open_remote
 
 DecodeErrors = Literal["strict", "replace"]
 
@@ -67,7 +68,7 @@ def stdin_is_terminal() -> bool:
 
 
 def open_source(source: str | Path) -> BinaryIO:
-    """Open a file, or stdin for ``-``, for reading bytes.
+    """Open a file, one behind a URI, or stdin for ``-``, for reading bytes.
 
     Raises:
         InvalidInput: stdin is closed; the file is missing, a directory, or unreadable.
@@ -76,6 +77,8 @@ def open_source(source: str | Path) -> BinaryIO:
         if sys.stdin is None:
             raise InvalidInput("stdin is closed.", "Pipe text in, or pass it as an argument.")
         return sys.stdin.buffer
+    if is_remote(source):
+        return open_remote(str(source))
     check_file(source)
     try:
         return open(source, "rb")
@@ -97,7 +100,11 @@ def expanded(names: Iterable[str]) -> tuple[str, ...]:
         if name == STDIN or not has_magic(name) or os.path.lexists(name):
             found.append(name)
             continue
-        matches = sorted(each for each in glob(name, recursive=True) if not os.path.isdir(each))
+        matches = (
+            matching(name)
+            if is_remote(name)
+            else sorted(each for each in glob(name, recursive=True) if not os.path.isdir(each))
+        )
         if not matches:
             raise InvalidInput(f"No file matches {name}.", "Check the pattern.")
         found += matches
@@ -110,6 +117,8 @@ def check_file(source: str | Path) -> None:
     Raises:
         InvalidInput: the file is missing or a directory.
     """
+    if is_remote(source):
+        return
     try:
         if stat.S_ISDIR(os.stat(source).st_mode):
             raise InvalidInput(f"{source} is a directory.", "Name a file.")
@@ -124,11 +133,12 @@ def _unreadable(source: str | Path, exc: OSError) -> InvalidInput:
 
 
 def read_chunks(
-    source: str | Path, *, size: int = CHUNK_BYTES, as_it_comes: bool = False
+    source: str | Path, *, size: int = CHUNK_BYTES, as_it_comes: bool = False, start: int = 0
 ) -> Iterator[bytes]:
     """Yield a file's (or for ``-`` stdin's) bytes in pieces of at most ``size``.
 
-    ``as_it_comes``: do not wait until a pipe has given so many.
+    ``as_it_comes``: do not wait until a pipe has given so many. ``start``: begin after so many
+    bytes of a file.
 
     Raises:
         InvalidInput: as :func:`open_source`.
@@ -136,6 +146,8 @@ def read_chunks(
     """
     stream = open_source(source)
     try:
+        if start:
+            stream.seek(start)
         while data := _read(stream, size, source, as_it_comes):
             yield data
     finally:

@@ -21,12 +21,14 @@ class Verb:
         work: What it makes of records.
         made_by: What the rows depend on, for the manifest: JSON values by name.
         lines: How many rows a record has.
+        threads: Processor threads that it takes.
         end: Called when all records are done.
     """
 
     work: Work
     made_by: Mapping[str, Any]
     lines: int = 1
+    threads: int = 1
     end: Callable[[], None] | None = None
 
 

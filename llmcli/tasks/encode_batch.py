@@ -65,6 +65,7 @@ def truncate_records(encoder: Encoder, max_tokens: int, *, drop: Side, field: st
 def _verb(encoder: Encoder, work: Work, **settings: Any) -> Verb:
     return Verb(
         work=work,
+        threads=encoder.threads or 1,
         made_by={
             "command": "encode",
             "version": __version__,

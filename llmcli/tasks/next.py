@@ -242,6 +242,7 @@ def predict_records(
 
     return Verb(
         work=one_by_one(answer, tokens=lambda made: int(made["prompt_tokens"])),
+        threads=model.threads or 1,
         made_by=made_by(
             "next",
             model,

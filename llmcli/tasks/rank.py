@@ -124,6 +124,7 @@ def rank_records(
         work=one_by_one(
             answer, tokens=lambda made: sum(each["tokens"] for each in made["choices"])
         ),
+        threads=model.threads or 1,
         made_by=made_by(
             "rank",
             model,

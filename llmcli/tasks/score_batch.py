@@ -40,6 +40,7 @@ def score_records(scoring: Scoring) -> Verb:
 
     return Verb(
         work=work,
+        threads=model.threads or 1,
         made_by=made_by(
             "score",
             model,

@@ -150,19 +150,20 @@ class BatchProgress:
         if self._output is not None and (self._done or self._skipped):
             self._console.info(f"{self._line()}: {self._output}")
 
-    def begin(self, total: int | None, done: int) -> None:
-        """So many records there are, if that is known, and so many are there already."""
-        self._total, self._skipped = total, done
+    def begin(self, total: int | None, done: int, failed: int = 0) -> None:
+        """So many records there are, if that is known; so many are there, some with an error."""
+        self._total, self._skipped, self._failed = total, done, failed
         self._started = self._shown = self._clock()
 
-    def note(self, *, tokens: int, failed: bool) -> None:
-        """A record is done.
+    def note(self, *, tokens: int, failed: int, records: int = 1) -> None:
+        """Records are done.
 
         Args:
-            tokens: How many it took.
-            failed: Whether it is an error record.
+            tokens: How many they took.
+            failed: How many of them are error records.
+            records: How many they are.
         """
-        self._done += 1
+        self._done += records
         self._failed += failed
         self._tokens += tokens
         now = self._clock()

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
-__all__ = ["quiet_panics", "silent_stdout"]
+__all__ = ["STDERR", "STDOUT", "quiet_panics", "silent"]
 
-_STDOUT, _STDERR = 1, 2
+STDOUT, STDERR = 1, 2
 _OWN_WORDS = re.compile(
     rb"\n?thread '[^\n]*panicked at .*?(?:note: run with `RUST_BACKTRACE[^\n]*\n|\Z)", re.DOTALL
 )
@@ -52,40 +52,40 @@ def quiet_panics() -> Iterator[None]:
 
 
 @contextmanager
-def silent_stdout() -> Iterator[None]:
-    """Inside, nothing reaches stdout; the native library prints remarks on tokens there."""
+def silent(descriptor: int) -> Iterator[None]:
+    """Inside, nothing reaches stdout or stderr; native libraries print remarks there."""
     try:
-        saved = os.dup(_STDOUT)
+        saved = os.dup(descriptor)
     except OSError:  # closed: nothing to keep clean
         yield
         return
     with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), _STDOUT)
+        os.dup2(nowhere.fileno(), descriptor)
     try:
         yield
     finally:
-        os.dup2(saved, _STDOUT)
+        os.dup2(saved, descriptor)
         os.close(saved)
 
 
 def _hold() -> None:
     try:
-        _held.saved = os.dup(_STDERR)
+        _held.saved = os.dup(STDERR)
     except OSError:  # closed: nothing to keep clean
         _held.saved = -1
         return
     _held.memory = _scratch()
-    os.dup2(_held.memory, _STDERR)
+    os.dup2(_held.memory, STDERR)
 
 
 def _release() -> None:
-    os.dup2(_held.saved, _STDERR)
+    os.dup2(_held.saved, STDERR)
     os.close(_held.saved)
     size = os.lseek(_held.memory, 0, os.SEEK_END)
     if size:
         others = _OWN_WORDS.sub(b"", os.pread(_held.memory, size, 0))
         with suppress(OSError):  # as if it had been written there at once
-            os.write(_STDERR, others)
+            os.write(STDERR, others)
     os.close(_held.memory)
     _held.saved = _held.memory = -1
 

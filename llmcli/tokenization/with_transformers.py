@@ -23,7 +23,7 @@ from tokenizers import Tokenizer as Backend
 from llmcli.errors import CorruptModel, UnsupportedModel
 from llmcli.extras import install_command
 from llmcli.tokenization.files import is_native_failure, one_line
-from llmcli.tokenization.panics import quiet_panics, silent_stdout
+from llmcli.tokenization.panics import STDOUT, quiet_panics, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,7 +63,7 @@ def build_with_transformers(files: Path, folder: Path) -> tuple[Backend, dict[st
 
     load = cast("Callable[..., PreTrainedTokenizerBase]", AutoTokenizer.from_pretrained)
     try:
-        with quiet_panics(), silent_stdout(), quiet_transformers():
+        with quiet_panics(), silent(STDOUT), quiet_transformers():
             built = load(str(files), trust_remote_code=False, local_files_only=True)
     except ImportError as exc:
         raise UnsupportedModel(

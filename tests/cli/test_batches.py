@@ -129,6 +129,14 @@ def test_several_inputs_by_a_pattern_and_what_names_a_record(
     [
         (("rank", "--jsonl", "--prompt", "x"), "--prompt does not go with --jsonl"),
         (("rank", "--choices-field", "c", "a"), "--choices-field goes with --jsonl"),
+        (("next", "--ray", "x", "a"), "--ray goes with --jsonl"),
+        (("next", "--jsonl", "--actors", "2", "{}"), "--actors goes with --ray"),
+        (("next", "--jsonl", "--ray", "local", "{}"), "--ray writes parts into a folder"),
+        (("next", "--jsonl", "--ray", "local", "-o", "x", "{}"), "--ray reads files"),
+        (
+            ("next", "--jsonl", "--ray", "local", "-o", __file__, "-i", "x"),
+            "is a file; --ray writes parts into a folder",
+        ),
         (("next", "-o", "x", "a"), "--output goes with --jsonl"),
         (("next", "--jsonl", "--keep-newline", "{}"), "--keep-newline does not go with --jsonl"),
         (("score", "--jsonl", "-o", "x", "--top", "3", "{}"), "--top looks at all rows together"),
