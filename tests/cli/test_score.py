@@ -16,9 +16,11 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 from kernel_levels import skip_without
+from training_runs import tale
 
 from llmcli.api import load
 from llmcli.cli.main import cli
+from llmcli.hub.reference import bundled_models
 
 TEXT = (
     "Once upon a time there was a little fox.  The fox said: 東京 is far, naïve café!\n\n"
@@ -329,6 +331,21 @@ def test_versus_a_coarser_precision(run: Run) -> None:
     assert found["vs"]["precision"] == "bfloat16"
     assert 0 < abs(found["difference"]["nll_per_token"]) < 0.05
     assert 0 < found["difference"]["kl_divergence"] < 0.01
+
+
+@pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
+@pytest.mark.parametrize(
+    ("precision", "least", "most"), [("int8", 0.0005, 0.006), ("int4", 0.01, 0.08)]
+)
+def test_what_a_quantised_model_loses(precision: str, least: float, most: float) -> None:
+    """It is of the size that docs/performance.md tells, and int4's is the larger one."""
+    text = " ".join(tale(seed, 12) for seed in range(8))
+    args = ["score", "-m", "fable", "--precision", "float32", "--vs-precision", precision]
+    result = CliRunner().invoke(cli, [*args, "--json", text])
+    assert result.exit_code == 0, result.stderr
+    difference = json.loads(result.stdout)["difference"]
+    assert least < difference["kl_divergence"] < most
+    assert 0.75 < difference["same_top"] < 1
 
 
 # -- bad input -------------------------------------------------------------------------------
