@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,6 +39,8 @@ def install_command(extra: str) -> str:
 
 
 def _packages(extra: str) -> list[str]:
+    from importlib import metadata  # slow, and seldom wanted
+
     try:
         wanted = metadata.requires("llmcli") or []
     except metadata.PackageNotFoundError:  # run from its sources

@@ -7,6 +7,7 @@ from typing import get_args
 
 import click
 
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     ModelName,
     device_option,
@@ -20,7 +21,7 @@ from llmcli.models.options import Device, LoadOptions, Precision
 from llmcli.terminal.console import Console
 
 
-@click.command()
+@command()
 @click.option(
     "-m",
     "--model",

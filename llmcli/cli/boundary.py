@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from types import FrameType
 from typing import Any, Self
 
 import click
 
+from llmcli.cli.front import with_command
+from llmcli.cli.help import HelpfulGroup
+from llmcli.cli.options import flag_name
+from llmcli.cli.settings import where_set
 from llmcli.errors import LlmcliError, StorageError, is_out_of_memory
 from llmcli.terminal.console import Console, restore_terminal
 
@@ -28,7 +34,7 @@ _TERMINATING = [
 ]
 
 
-class Group(click.Group):
+class Group(HelpfulGroup):
     """A group whose exits are llmcli's: one line, the right status, never a traceback.
 
     The boundary sits inside ``make_context`` and ``invoke``, so that a test's runner sees what
@@ -45,6 +51,9 @@ class Group(click.Group):
             context = super().make_context(info_name, args, *rest, **extra)
             context.meta[ARGUMENTS] = given
             return context
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, with_command(args, self))
 
     def invoke(self, ctx: click.Context) -> Any:
         with boundary(debug=_wants_debug(ctx.meta.get(ARGUMENTS, ()))), _signals():
@@ -104,7 +113,7 @@ def describe(exc: BaseException) -> tuple[str, int]:
         return exc.format_message(), exc.exit_code
     if isinstance(exc, click.UsageError):
         hint = f" Try '{exc.ctx.command_path} --help'." if exc.ctx is not None else ""
-        return _sentence(exc.format_message()) + hint, exc.exit_code
+        return _sentence(exc.format_message()) + _about(exc) + hint, exc.exit_code
     if isinstance(exc, click.ClickException):
         return _sentence(exc.format_message()), exc.exit_code
     if isinstance(exc, click.Abort):
@@ -120,6 +129,23 @@ def describe(exc: BaseException) -> tuple[str, int]:
         "and please report it.",
         1,
     )
+
+
+def _about(exc: click.UsageError) -> str:
+    """Where a bad value comes from if not from the command line, and what may be meant."""
+    if not isinstance(exc, click.BadParameter) or exc.param is None or exc.ctx is None:
+        return ""
+    said = ""
+    wrong = re.search(r"^'(.*?)' is not one of", exc.message)
+    if isinstance(exc.param.type, click.Choice) and wrong:
+        near = get_close_matches(wrong[1], map(str, exc.param.type.choices), n=1)
+        said = f" Did you mean {near[0]!r}?" if near else ""
+    source = exc.ctx.get_parameter_source(exc.param.name or "")
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        said += " It comes from an LLMCLI_ variable of the environment."
+    if source is click.core.ParameterSource.DEFAULT_MAP and isinstance(exc.param, click.Option):
+        said += f" It stands in {where_set(exc.ctx.info_name, flag_name(exc.param))}."
+    return said
 
 
 def _sentence(message: str) -> str:

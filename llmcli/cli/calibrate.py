@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import click
 
+from llmcli.cli.help import command
 from llmcli.cli.label_options import LabelOptions, label_options
 from llmcli.cli.options import (
     InputOptions,
@@ -30,7 +31,7 @@ from llmcli.terminal.console import Console
 _TOLD = 3
 
 
-@click.command()
+@command()
 @click.argument("text", required=False)
 @click.option(
     "--bins", type=int, default=15, show_default=True, help="Bins of confidence, of equal width."

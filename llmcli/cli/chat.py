@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.help import command
 from llmcli.cli.options import load_model, model_options, output_options
 from llmcli.cli.sampling_options import SamplingOptions, sampling_options, seed_option
 from llmcli.engine.params import SamplingParams
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from llmcli.tasks.chat import Conversation
 
 
-@click.command()
+@command()
 @click.argument("message", nargs=-1)
 @click.option("--system", metavar="TEXT", help="What the model is told first.")
 @click.option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
+from llmcli.cli.help import command
 from llmcli.cli.label_options import LabelOptions, Labels, label_options
 from llmcli.cli.options import (
     InputOptions,
@@ -46,7 +47,7 @@ _SAID_BY_A_FILE = {
 }
 
 
-@click.command()
+@command()
 @click.argument("text", required=False)
 @click.option("--labels", type=Labels(), help="Two labels or more, with commas between them.")
 @click.option(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from llmcli.cli.help import command
 from llmcli.cli.options import output_options
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console
 
 
-@click.command()
+@command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @output_options
 @click.pass_context

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from llmcli.cli.help import command
 from llmcli.cli.options import load_tokenizer, output_options, resolve_options
 from llmcli.io.batch import Batch
 from llmcli.io.id_records import InputFormat, read_records
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from llmcli.io.idfile import IdType
 
 
-@click.command()
+@command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option(
     "-i",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, get_args
 import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -116,7 +117,7 @@ class EncodeSettings:
         return self.batch.jsonl and self.mode in get_args(RowMode)
 
 
-@click.command()
+@command()
 @click.argument("text", required=False)
 @click.option("--count", is_flag=True, help="Only how many tokens; a line a file, and a total.")
 @click.option("--tokens", is_flag=True, help="The tokens, escaped, one a line (-v: with ids).")

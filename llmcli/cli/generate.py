@@ -10,6 +10,7 @@ import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     calibration_option,
@@ -80,7 +81,7 @@ class GenerateOptions:
         }
 
 
-@click.command()
+@command()
 @click.argument("prompt", nargs=-1)
 @sampling_options
 @click.option(

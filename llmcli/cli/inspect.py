@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     bundle,
@@ -158,7 +159,7 @@ inspect_options = bundle(
 )
 
 
-@click.command()
+@command()
 @click.argument("prompt", nargs=-1, metavar="[TEXT]...")
 @inspect_options
 @input_options

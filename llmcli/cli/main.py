@@ -11,19 +11,23 @@ from llmcli.cli.calibrate import calibrate
 from llmcli.cli.chat import chat
 from llmcli.cli.classify import classify
 from llmcli.cli.completion import completion
+from llmcli.cli.config import config
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
 from llmcli.cli.generate import generate
 from llmcli.cli.inspect import inspect
+from llmcli.cli.manual import help_command, man
 from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
+from llmcli.cli.options import ALIASES
 from llmcli.cli.pairs import pairs
 from llmcli.cli.rank import rank
 from llmcli.cli.score import score
 from llmcli.cli.serve import serve
-from llmcli.cli.settings import load_settings, name_variables
+from llmcli.cli.settings import aliases, load_settings, name_variables, unknown_variables
 from llmcli.cli.train import train
 from llmcli.errors import InvalidInput
+from llmcli.terminal.console import Console
 
 
 @click.group(
@@ -48,6 +52,10 @@ def cli(ctx: click.Context) -> None:
     Results go to stdout, everything else to stderr. Settings come from flags, then LLMCLI_*
     environment variables, then config.toml, then the defaults.
     """
+    ctx.meta[ALIASES] = aliases
+    if not {"-q", "--quiet"} & set(ctx.meta[ARGUMENTS]):
+        for sentence in unknown_variables(cli):
+            Console().notice(sentence)
     try:
         ctx.default_map = load_settings(cli)
     except InvalidInput:
@@ -72,7 +80,10 @@ for _command in (
     bench,
     serve,
     models,
+    config,
     completion,
+    man,
+    help_command,
 ):
     cli.add_command(_command)
 name_variables(cli, "LLMCLI")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from llmcli.cli.help import HelpfulGroup
 from llmcli.cli.options import (
     ModelName,
     allow_pickle_option,
@@ -23,7 +23,8 @@ from llmcli.cli.options import (
 )
 from llmcli.errors import InvalidInput
 from llmcli.models.options import LoadOptions
-from llmcli.terminal.console import DIM, Console
+from llmcli.terminal.console import Console
+from llmcli.terminal.table import write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 model_argument = click.argument("model", type=ModelName())
 
 
-@click.group()
+@click.group(cls=HelpfulGroup)
 def models() -> None:
     """List, fetch, describe and delete models.
 
@@ -66,7 +67,7 @@ def list_command(console: Console) -> None:
         console.info("No models are here. llmcli models pull NAME fetches one.")
     elif console.choose(json=False, text=True):
         rows = [_row(model) for model in found]
-        _write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
+        write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
 
 
 @models.command()
@@ -150,6 +151,29 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
 
 
 @models.command()
+@model_argument
+@output_options
+@click.pass_context
+def default(ctx: click.Context, model: str, console: Console) -> None:
+    """Make MODEL the one that commands take where none is named.
+
+    \b
+    Examples:
+      llmcli models default fable
+      llmcli models default ./my-model
+    """
+    from pathlib import Path
+
+    from llmcli.cli.settings import config_path, write_setting
+    from llmcli.hub.reference import parse_reference
+
+    if parse_reference(model).is_path:
+        model = str(Path(model).absolute())
+    write_setting(cast("click.Group", ctx.find_root().command), "model", model)
+    console.info(f"{model} is the default model now ({config_path()}).")
+
+
+@models.command()
 @click.argument("folder", type=click.Path())
 @click.option(
     "-o", "--output", required=True, type=click.Path(), metavar="DIR", help="The copy's folder."
@@ -214,10 +238,10 @@ def _write_description(console: Console, description: dict[str, Any]) -> None:
         for name, value in description.items()
         if name != "files"
     ]
-    _write_table(console, [row for row in rows if row[1]], header=False)
+    write_table(console, [row for row in rows if row[1]], header=False)
     console.line()
     files = [(name, _human_size(size)) for name, size in description["files"].items()]
-    _write_table(console, files, header=False)
+    write_table(console, files, header=False)
 
 
 def _row(model: LocalModel) -> tuple[str, ...]:
@@ -232,16 +256,6 @@ def _row(model: LocalModel) -> tuple[str, ...]:
         f"{used:%Y-%m-%d %H:%M}" if used else "-",
         "cached" if state == "hub" else state,
     )
-
-
-def _write_table(console: Console, rows: Sequence[Sequence[str]], *, header: bool = True) -> None:
-    """Aligned columns, never cut: they are read by eyes and by awk alike."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        line = "  ".join(cells).rstrip()
-        console.write(line, sgr=DIM if header and number == 0 else "")
-        console.line()
 
 
 def _shown(name: str, value: object) -> str:

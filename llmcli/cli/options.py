@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from llmcli.errors import InvalidInput
+from llmcli.errors import HubUnreachable, InvalidInput, ModelNotFound
 from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.tokenizer import Tokenizer
+
+ALIASES = "llmcli.aliases"
+"""Under this key of ``context.meta``: what gives models by the user's own names for them."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -139,14 +143,32 @@ class ModelName(click.ParamType[str]):
 
     name = "model"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name; what it is an alias of, where it is one."""
+        name = str(value)
+        aliases: Callable[[], dict[str, str]] = (ctx.meta if ctx else {}).get(ALIASES, dict)
+        return aliases().get(name, name)
+
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return bundled and cached model names, and folders."""
+        """Return aliases, bundled and cached models, and folders that a model may be in.
+
+        Folders are named here: a shell that is told to complete folders forgets the names.
+        """
         from llmcli.hub.resolve import known_names
 
-        names = [name for name in known_names() if name.startswith(incomplete)]
-        return [CompletionItem(name) for name in names] + [CompletionItem(incomplete, type="dir")]
+        aliases: Callable[[], dict[str, str]] = ctx.meta.get(ALIASES, dict)
+        names = [name for name in (*aliases(), *known_names()) if name.startswith(incomplete)]
+        parent = incomplete[: incomplete.rfind("/") + 1]
+        try:
+            inside = sorted(each.name for each in os.scandir(parent or ".") if each.is_dir())
+        except OSError:
+            inside = []
+        folders = [f"{parent}{name}/" for name in inside if not name.startswith(".")]
+        return [CompletionItem(each) for each in names] + [
+            CompletionItem(each) for each in folders if each.startswith(incomplete)
+        ]
 
 
 class ThreadCount(click.ParamType[int | None]):
@@ -165,10 +187,17 @@ class ThreadCount(click.ParamType[int | None]):
 
 def find_files(options: LoadOptions, console: Console, *, need: Need = "model") -> ResolvedModel:
     """Return a model's files, with what there is to tell on stderr."""
+    from llmcli.hub.resolve import known_names
     from llmcli.terminal.progress import download_progress
 
     with download_progress(console) as progress:
-        return options.resolve(need=need, notify=console.notice, progress=progress)
+        try:
+            return options.resolve(need=need, notify=console.notice, progress=progress)
+        except (ModelNotFound, HubUnreachable) as exc:
+            near = get_close_matches(options.model or "", known_names(), n=1, cutoff=0.7)
+            if not near:
+                raise
+            raise type(exc)(exc.message, f"Did you mean {near[0]}? {exc.cure}") from exc
 
 
 def load_model(

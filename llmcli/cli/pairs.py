@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from llmcli.cli.help import command
 from llmcli.cli.options import load_model, model_options, output_options
 from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.io.formats import FORMATS, FormatName
@@ -15,7 +16,7 @@ from llmcli.terminal.console import Console
 _TOLD = 3
 
 
-@click.command()
+@command()
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option(
     "--good",

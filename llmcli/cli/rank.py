@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     calibration_option,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from llmcli.tasks.batch import Verb
 
 
-@click.command()
+@command()
 @click.argument("choices", nargs=-1, metavar="CHOICE...")
 @batch_options()
 @click.option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import INTERRUPTED
+from llmcli.cli.help import command
 from llmcli.cli.options import calibration_option, load_model, model_options, output_options
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
@@ -36,7 +37,7 @@ class Bytes(click.ParamType[int]):
         return int(float(found[1]) * unit)
 
 
-@click.command()
+@command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
     "--port",

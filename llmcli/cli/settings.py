@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,10 @@ import click
 
 from llmcli.cli.options import flag_name
 from llmcli.errors import InvalidInput
+from llmcli.io.files import atomic_write
+
+# What the environment tells us that is no option.
+_NO_OPTION = {"LLMCLI_CONFIG", "LLMCLI_DEBUG", "LLMCLI_NATIVE", "LLMCLI_COMPLETE"}
 
 
 def config_path() -> Path:
@@ -25,6 +33,15 @@ def load_settings(group: click.Group) -> dict[str, Any]:
         InvalidInput: the file is not TOML, or names a command or an option that does not exist.
     """
     path = config_path()
+    return _default_map(group, read_file(path), path)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what the config file holds; nothing where there is none.
+
+    Raises:
+        InvalidInput: it cannot be read, or is not TOML.
+    """
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -36,19 +53,149 @@ def load_settings(group: click.Group) -> dict[str, Any]:
     import tomllib  # only where there is a file: start-up counts
 
     try:
-        settings = tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise InvalidInput(f"{path} is not valid TOML: {exc}.", "Correct the file.") from exc
-    return _default_map(group, settings, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a setting stands in the file: a key of a command's table, or of the top level."""
+
+    command: str | None
+    key: str
+
+
+def find_option(settings: Mapping[str, Any], place: Place) -> Any:
+    """Return a setting, None where it is not there; ``-`` and ``_`` are one."""
+    table = settings if place.command is None else settings.get(place.command, {})
+    values = {_key(key): value for key, value in table.items() if not isinstance(value, dict)}
+    return values.get(place.key)
+
+
+def where_set(command: str | None, key: str) -> str:
+    """Say in which line of the file a command's option is set."""
+    path = config_path()
+    lines: dict[Place, int] = {}
+    table: str | None = None
+    with path.open(encoding="utf-8") as text:
+        for number, line in enumerate(text, 1):
+            if heading := re.match(r"\s*\[([^\]]+)\]", line):
+                table = heading[1].strip()
+            elif found := re.match(r"\s*[\"']?([\w-]+)[\"']?\s*=", line):
+                lines.setdefault(Place(table, _key(found[1])), number)
+    place = lines.get(Place(command, key)) or lines.get(Place(None, key))
+    return f"{path}, line {place}" if place else str(path)
+
+
+def write_setting(group: click.Group, key: str, text: str | None) -> str:
+    """Write a setting into the file, whose comments stay, or take it out.
+
+    Args:
+        group: The root, whose commands have the options.
+        key: An option, ``COMMAND.OPTION`` or ``aliases.NAME``.
+        text: Its value as on the command line; None takes it out.
+
+    Returns:
+        The setting as the file has it now.
+
+    Raises:
+        InvalidInput: there is no such option, or the value is not one of its values.
+    """
+    import tomlkit
+
+    path = config_path()
+    read_file(path)
+    table, _, name = key.rpartition(".")
+    value = None if text is None else _checked(group, table, name, text)
+    document = tomlkit.parse(path.read_text(encoding="utf-8") if path.exists() else "")
+    holder: Any = document
+    if table and table not in document:
+        document.add(table, tomlkit.table())
+    if table:
+        holder = document[table]
+    there = next((each for each in holder if _key(each) == _key(name)), name)
+    if value is not None:
+        holder[there] = value
+    elif there in holder:
+        del holder[there]
+    else:
+        raise InvalidInput(f"{key} is not set in {path}.", "See 'llmcli config show'.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as out:
+        out.write(tomlkit.dumps(document).encode())
+    return f"{key} = {tomlkit.item(value).as_string()}" if value is not None else key
+
+
+def _checked(group: click.Group, table: str, name: str, text: str) -> Any:
+    """The value of a setting, of the type that TOML has for it."""
+    if table == "aliases":
+        return text
+    commands = [group.commands[table]] if table in group.commands else []
+    if not table:
+        commands = list(group.commands.values())
+    params = [
+        param
+        for command in commands
+        for param in command.params
+        if isinstance(param, click.Option) and flag_name(param) == _key(name)
+    ]
+    if not params:
+        known = {flag_name(p) for c in commands for p in c.params if isinstance(p, click.Option)}
+        raise InvalidInput(
+            f"There is no option {table + '.' if table else ''}{name}{_near(_key(name), known)}",
+            "See 'llmcli COMMAND --help' for the names.",
+        )
+    param = params[0]
+    try:
+        value = param.type.convert(text, param, None)
+    except click.BadParameter as exc:
+        raise InvalidInput(f"{name}: {exc.message.rstrip('.')}.", "Give another value.") from exc
+    if not isinstance(value, bool | int | float):
+        value = text
+    return [value] if param.multiple else value
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence: a question, where a name is nearly a known one."""
+    near = get_close_matches(name, sorted(known), n=1, cutoff=0.7)
+    return f". Did you mean {near[0]}?" if near else "."
+
+
+def known_variables(group: click.Group) -> set[str]:
+    """The environment variables that set options of commands."""
+    found = set()
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            found |= known_variables(command)
+        for param in command.params:
+            if isinstance(param, click.Option):
+                found.add(str(param.envvar))
+                found.add(f"LLMCLI_{flag_name(param).upper()}")
+    return found
+
+
+def unknown_variables(group: click.Group) -> list[str]:
+    """Sentences about variables that begin as ours do, and set nothing."""
+    ours = [name for name in os.environ if name.startswith("LLMCLI_") and name not in _NO_OPTION]
+    if not ours:
+        return []
+    known = known_variables(group)
+    return [
+        f"The variable {name} sets nothing{_near(name, known)}"
+        for name in ours
+        if name not in known and not name.startswith("LLMCLI_UPDATE_")
+    ]
 
 
 def _default_map(group: click.Group, settings: dict[str, Any], path: Path) -> dict[str, Any]:
     """Sort settings by command; Click wants them under its own names for the options."""
     shared = {_key(k): v for k, v in settings.items() if not isinstance(v, dict)}
     tables = {k: v for k, v in settings.items() if isinstance(v, dict)}
+    tables.pop("aliases", None)
     default_map, used = _of_group(group, shared, tables, path, "")
     if unknown := sorted(shared.keys() - used):
-        raise _unknown(unknown[0], path)
+        raise _unknown(unknown[0], path, used)
     return default_map
 
 
@@ -61,7 +208,7 @@ def _of_group(
 ) -> tuple[dict[str, Any], set[str]]:
     """Return a group's default_map, and which of the ``shared`` settings any command knows."""
     if unknown := sorted(tables.keys() - group.commands.keys()):
-        raise _unknown(f"[{prefix}{unknown[0]}]", path)
+        raise _unknown(f"[{prefix}{unknown[0]}]", path, (f"[{each}]" for each in group.commands))
     default_map: dict[str, Any] = {}
     used: set[str] = set()
     for name, command in group.commands.items():
@@ -79,7 +226,7 @@ def _of_group(
             default_map[name] = {names[k]: v for k, v in both.items() if k in names}
             own |= inner
         if unknown := sorted(own.keys() - known):
-            raise _unknown(f"[{prefix}{name}] {unknown[0]}", path)
+            raise _unknown(f"[{prefix}{name}] {unknown[0]}", path, known, key=unknown[0])
         used |= known
     return default_map, used
 
@@ -108,7 +255,22 @@ def name_variables(group: click.Group, prefix: str) -> None:
                 param.envvar = f"{own}_{flag_name(param).upper()}"
 
 
-def _unknown(what: str, path: Path) -> InvalidInput:
+def _unknown(what: str, path: Path, known: Iterable[str], *, key: str = "") -> InvalidInput:
     return InvalidInput(
-        f"{path} sets {what}, which does not exist.", "See 'llmcli COMMAND --help' for the names."
+        f"{path} sets {what}, which does not exist{_near(key or what, known)}",
+        "See 'llmcli COMMAND --help' for the names.",
     )
+
+
+def aliases() -> dict[str, str]:
+    """Models by the names that the config file's ``[aliases]`` gives them.
+
+    Raises:
+        InvalidInput: one of them is no text.
+    """
+    found = read_file(config_path()).get("aliases", {})
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise InvalidInput(
+            f"[aliases] in {config_path()} is no table of names.", 'Write small = "org/name".'
+        )
+    return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import InterruptFlag
+from llmcli.cli.help import command
 from llmcli.cli.options import load_model, output_options, resolve_options, said, unescaped
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
@@ -123,7 +124,7 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-@click.command()
+@command()
 @click.argument("text", nargs=-1, required=True, metavar="TEXT...")
 @click.option(
     "-o",

@@ -65,7 +65,8 @@ def read_records(
         files = [STDIN]
     elif ids:
         data = " ".join(ids).encode("utf-8", "surrogateescape")
-        return iter([IdRecord(parts=_text_ids([data], "The arguments"), place="The arguments")])
+        found = list(_text_ids([data], "The arguments"))  # what is no id is told at once
+        return iter([IdRecord(parts=found, place="The arguments")])
     if not files:
         if stdin_is_terminal():
             raise InvalidInput(

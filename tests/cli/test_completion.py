@@ -73,8 +73,13 @@ def test_model_names_complete(tmp_path: Path) -> None:
     (snapshot / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     offered = complete("llmcli generate -m ", HF_HOME=str(tmp_path))
     values = [value for kind, value in offered if kind == "plain"]
-    assert values == [*bundled_models(), "someone/tiny-model"]
-    assert offered[-1][0] == "dir"
+    names = [*bundled_models(), "someone/tiny-model"]
+    assert values[: len(names)] == names
+    assert all(value.endswith("/") for value in values[len(names) :])
+    # A shell that is told to complete folders forgets the names.
+    assert {kind for kind, _ in offered} == {"plain"}
+    inside = complete(f"llmcli generate -m {tmp_path}/", HF_HOME=str(tmp_path))
+    assert inside == [("plain", f"{tmp_path}/hub/")]
     assert ("plain", "someone/tiny-model") in complete("llmcli next -m some", HF_HOME=str(tmp_path))
 
 
@@ -87,6 +92,10 @@ def test_bash_itself(tmp_path: Path) -> None:
         complete -p llmcli | grep -o '_llmcli[a-z_]*' | head -1 > name
         "$(cat name)" llmcli --temp generate
         echo "reply: ${{COMPREPLY[*]}}"
+        mkdir fables
+        COMPREPLY=() COMP_WORDS=(llmcli generate -m fab) COMP_CWORD=3
+        "$(cat name)" llmcli fab -m
+        echo "models: ${{COMPREPLY[*]}}"
     """
     result = subprocess.run(
         ["bash", "--norc", "-c", program],
@@ -97,4 +106,6 @@ def test_bash_itself(tmp_path: Path) -> None:
         cwd=tmp_path,
         timeout=60,
     )
-    assert result.stdout == "reply: --temperature\n", result.stderr
+    first, models = result.stdout.splitlines()
+    assert first == "reply: --temperature", result.stderr
+    assert models.split()[1:] == [*bundled_models(), "fables/"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,114 @@ def test_settings_of_a_group_reach_its_commands(config: Path) -> None:
 def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert config_path() == tmp_path / "llmcli" / "config.toml"
+
+
+# -- llmcli config ---------------------------------------------------------------------------
+
+
+def run(*args: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(cli, list(args))
+    assert result.exit_code == code, result.stderr
+    return result
+
+
+def in_force(*args: str) -> dict[str, tuple[Any, str]]:
+    lines = run("config", "show", *args, "--json").stdout.splitlines()
+    rows = [json.loads(line) for line in lines]
+    return {row["option"]: (row["value"], row["source"]) for row in rows}
+
+
+def test_what_is_set_stands_in_the_file(config: Path) -> None:
+    """Comments stay; TOML has its own types."""
+    config.write_text("# mine\nquiet = true  # always\n")
+    run("config", "set", "model", "fable")
+    run("config", "set", "generate.max-new-tokens", "20")
+    run("config", "set", "generate.stop", "END")
+    run("config", "set", "aliases.small", "org/tiny")
+    text = config.read_text()
+    assert text.startswith("# mine\nquiet = true  # always\n")
+    assert tomllib.loads(text) == {
+        "quiet": True,
+        "model": "fable",
+        "generate": {"max-new-tokens": 20, "stop": ["END"]},
+        "aliases": {"small": "org/tiny"},
+    }
+    run("config", "set", "generate.max_new_tokens", "30")
+    assert tomllib.loads(config.read_text())["generate"]["max-new-tokens"] == 30
+    run("config", "unset", "model")
+    assert "model" not in tomllib.loads(config.read_text())
+    assert "is not set" in run("config", "unset", "model", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("modle", "x", "There is no option modle. Did you mean model?"),
+        ("generate.tempreture", "1", "Did you mean temperature?"),
+        ("nothing.model", "x", "There is no option nothing.model."),
+        ("precision", "int3", "precision: 'int3' is not one of"),
+        ("generate.temperature", "warm", "'warm' is not a number"),
+    ],
+)
+def test_what_cannot_be_set(config: Path, key: str, value: str, says: str) -> None:
+    assert says in run("config", "set", key, value, code=2).stderr
+    assert not config.exists()
+
+
+def test_where_values_come_from(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text('model = "fable"\n[generate]\nseed = 3\n[next]\nmodel = "other"\n')
+    monkeypatch.setenv("LLMCLI_PRECISION", "int8")
+    monkeypatch.setenv("LLMCLI_SCORE_STRIDE", "7")
+    every = in_force()
+    assert every["model"] == ("fable", str(config))
+    assert every["precision"] == ("int8", "LLMCLI_PRECISION")
+    assert every["timeout"] == (10.0, "default")
+    assert every["generate.seed"] == (3, str(config))
+    assert every["score.stride"] == ("7", "LLMCLI_SCORE_STRIDE")
+    assert every["next.model"] == ("other", str(config))
+    assert in_force("generate")["seed"] == (3, str(config))
+    assert in_force("next")["model"] == ("other", str(config))
+    assert run("config", "path").stdout == f"{config}\n"
+    assert "There is no command nothing" in run("config", "show", "nothing", code=2).stderr
+
+
+def test_aliases(config: Path, settings: dict[str, Any]) -> None:
+    config.write_text('model = "small"\n[aliases]\nsmall = "org/tiny"\n')
+    generate()
+    assert settings["model"] == "org/tiny"
+    generate("-m", "small")
+    assert settings["model"] == "org/tiny"
+    generate("-m", "other")
+    assert settings["model"] == "other"
+    config.write_text("[aliases]\nsmall = 3\n")
+    assert "is no table of names" in run("next", "-m", "small", "x", code=2).stderr
+
+
+def test_a_default_model(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("models", "default", "fable")
+    assert tomllib.loads(config.read_text()) == {"model": "fable"}
+    run("models", "default", "./mine")
+    assert tomllib.loads(config.read_text()) == {"model": str(tmp_path / "mine")}
+
+
+def test_a_bad_value_is_found_in_its_file(config: Path) -> None:
+    config.write_text('# one\n[generate]\n"temperature" = "warm"\n')
+    assert f"It stands in {config}, line 3." in run("generate", "x", code=2).stderr
+    config.write_text('precision = "int3"\n')
+    assert f"It stands in {config}, line 1." in run("generate", "x", code=2).stderr
+
+
+def test_a_variable_that_sets_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMCLI_MODLE", "x")
+    said = run("models", "path", "fable").stderr
+    assert said == "Warning: The variable LLMCLI_MODLE sets nothing. Did you mean LLMCLI_MODEL?\n"
+    assert run("-q", "models", "path", "fable").stderr == ""
+
+
+def test_the_editor(config: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\necho "seed = " > "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    assert "is not valid TOML" in run("config", "edit", code=2).stderr

@@ -1,0 +1,122 @@
+"""Help in sections: what people use every day first, the rest by subject."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+
+import click
+
+from llmcli.cli.options import flag_name
+from llmcli.terminal.console import Console
+
+EVERYDAY = (
+    "model",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "seed",
+    "input",
+    "output",
+    "json",
+)
+"""Options that stand first wherever a command has them, in this order."""
+
+_SUBJECTS: Mapping[str, str] = {
+    "Sampling": "min_new_tokens greedy top_k min_p typical_p top_h epsilon_cutoff eta_cutoff "
+    "repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size logit_bias ban "
+    "stop keep_stop ignore_eos num_return_sequences num_beams length_penalty early_stopping "
+    "calibration",
+    "Structured output": "json_schema regex grammar choice",
+    "Input": "jsonl field id_field format input_format errors null lines keep_newline overflow "
+    "context bos special heal prompt messages template param shots suffix",
+    "Output": "logprobs echo no_echo stats resume overwrite retry_errors html png csv color quiet "
+    "verbose",
+    "Model": "revision offline refresh timeout allow_pickle trust_remote_code adapter device "
+    "precision threads server",
+    "Advanced": "draft batch_size debug help",
+}
+_SECTION = {name: title for title, names in _SUBJECTS.items() for name in names.split()}
+_OWN = "Options"
+_ORDER = ("Common options", _OWN, *_SUBJECTS)
+
+# The root's commands by what they are for; a command that is not named comes last.
+_COMMANDS: Mapping[str, tuple[str, ...]] = {
+    "Write": ("generate", "chat", "fill", "serve"),
+    "Look": ("next", "encode", "decode", "inspect"),
+    "Measure": ("score", "rank", "classify", "pairs", "calibrate", "bench"),
+    "Models": ("models", "train"),
+    "Set up": ("config", "templates", "completion", "man", "help"),
+}
+
+
+def styled(text: str, **style: str | bool) -> str:
+    """Text for a help page, with a style where stdout shows one."""
+    return click.style(text, **style) if Console().color_stdout else text  # type: ignore[arg-type]
+
+
+class Command(click.Command):
+    """A command whose ``--help`` has sections."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the usage line."""
+        _write_usage(self, ctx, formatter)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by section."""
+        for title, params in sections(self.get_params(ctx)):
+            rows = [record for param in params if (record := param.get_help_record(ctx))]
+            _write_rows(formatter, title, rows)
+
+
+def sections(params: Sequence[click.Parameter]) -> Iterator[tuple[str, list[click.Option]]]:
+    """Yield the titles of a command's sections and what is in them, those that are empty aside."""
+    found: dict[str, list[click.Option]] = {title: [] for title in _ORDER}
+    for param in params:
+        if isinstance(param, click.Option) and not param.hidden:
+            name = flag_name(param)
+            title = _ORDER[0] if name in EVERYDAY else _SECTION.get(name, _OWN)
+            found[title].append(param)
+    found[_ORDER[0]].sort(key=lambda param: EVERYDAY.index(flag_name(param)))
+    yield from ((title, options) for title, options in found.items() if options)
+
+
+class HelpfulGroup(click.Group):
+    """A group that lists its commands by subject, their summaries whole."""
+
+    command_class = Command
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the usage line."""
+        _write_usage(self, ctx, formatter)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands."""
+        rows = {
+            name: (name, command.get_short_help_str(limit=10_000))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None and not command.hidden
+        }
+        if ctx.parent is None:
+            for title, names in _COMMANDS.items():
+                _write_rows(formatter, title, [rows.pop(name) for name in names if name in rows])
+        _write_rows(formatter, "Commands", list(rows.values()))
+
+
+command = functools.partial(click.command, cls=Command)
+"""click.command with help in sections."""
+
+
+def _write_usage(
+    command: click.Command, ctx: click.Context, formatter: click.HelpFormatter
+) -> None:
+    pieces = " ".join(command.collect_usage_pieces(ctx))
+    formatter.write_usage(ctx.command_path, pieces, prefix=f"{styled('Usage:', bold=True)} ")
+
+
+def _write_rows(
+    formatter: click.HelpFormatter, title: str, rows: Sequence[tuple[str, str]]
+) -> None:
+    if rows:
+        with formatter.section(styled(title, bold=True)):
+            formatter.write_dl([(styled(name, fg="cyan"), text) for name, text in rows])
