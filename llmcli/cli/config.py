@@ -34,7 +34,12 @@ def config() -> None:
 @config.command()
 @output_options
 def path(console: Console) -> None:
-    """Print where the config file is, whether or not it exists."""
+    """Print where the config file is, whether or not it exists.
+
+    \b
+    Examples:
+      cat "$(llmcli config path)"
+    """
     where = str(config_path())
     console.answer({"path": where}, lambda: console.line(where))
 
@@ -86,7 +91,12 @@ def set_value(ctx: click.Context, key: str, value: str, console: Console) -> Non
 @output_options
 @click.pass_context
 def unset(ctx: click.Context, key: str, console: Console) -> None:
-    """Take a setting out of the config file."""
+    """Take a setting out of the config file.
+
+    \b
+    Examples:
+      llmcli config unset generate.temperature
+    """
     write_setting(_root(ctx), key, None)
     console.info(f"{key} is out of {config_path()}.")
 
@@ -94,7 +104,12 @@ def unset(ctx: click.Context, key: str, console: Console) -> None:
 @config.command()
 @output_options
 def edit(console: Console) -> None:
-    """Open the config file in $VISUAL or $EDITOR."""
+    """Open the config file in $VISUAL or $EDITOR.
+
+    \b
+    Examples:
+      EDITOR=nano llmcli config edit
+    """
     where = config_path()
     where.parent.mkdir(parents=True, exist_ok=True)
     click.edit(filename=str(where))

@@ -64,6 +64,8 @@ def load_module(
             # Named by _check_loading, which transformers' own error does not.
             ignore_mismatched_sizes=True,
         )
+        # A folder may say otherwise; whoever reads a model here reads fields by their names.
+        module.config.return_dict = True
         _check_loading(model, info, module.base_model_prefix)
         _check_numbers(model, module)
         return module.to(model.device).eval()

@@ -30,6 +30,7 @@ from llmcli.tokenization.stream import check_surrogates
 
 __all__ = ["Encoding", "SpecialTokens", "Tokenizer"]
 
+_MOST_IDS = 1 << 24  # the largest vocabularies have 2 ** 18
 _WHOLE = 1 << 19  # characters that are encoded in one call; it takes some 400 bytes for each
 
 SpecialTokens = Literal["text", "allow", "forbid"]
@@ -95,8 +96,19 @@ class Tokenizer:
 
     @cached_property
     def vocab_size(self) -> int:
-        """One more than the highest id (a vocabulary with holes has fewer entries)."""
-        return max(self.backend.get_vocab().values()) + 1
+        """One more than the highest id (a vocabulary with holes has fewer entries).
+
+        Raises:
+            CorruptModel: no model has so many: tables of that size would be made.
+        """
+        token, highest = max(self.backend.get_vocab().items(), key=lambda item: item[1])
+        if highest >= _MOST_IDS:
+            raise CorruptModel(
+                f"The tokenizer in {self.folder} gives {token!r:.40} the id {highest}, which is "
+                "beyond any vocabulary.",
+                "Fetch its files again (--refresh), or copy them from the model's source.",
+            )
+        return highest + 1
 
     @cached_property
     def special_ids(self) -> frozenset[int]:

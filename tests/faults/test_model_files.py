@@ -17,6 +17,7 @@ from typing import Any
 
 import model_fuzz
 import pytest
+import torch
 from conftest import RunLlmcli
 from fakehub import FakeHub
 from hypothesis import HealthCheck, given, settings
@@ -291,6 +292,24 @@ def test_row_35_a_pickle_that_is_allowed_still_runs_nothing(folder: Path, tmp_pa
         llmcli.load(str(folder), allow_pickle=True).module  # noqa: B018
     assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_config_that_asks_for_tuples(folder: Path) -> None:
+    expected = list(llmcli.load(str(folder)).generate("Hi", max_new_tokens=3, temperature=0))
+    change_config(folder, return_dict=False)
+    model = llmcli.load(str(folder))
+    assert list(model.generate("Hi", max_new_tokens=3, temperature=0)) == expected
+    assert model.module(input_ids=torch.tensor([[1]])).logits is not None
+
+
+def test_row_70_an_id_beyond_any_vocabulary(folder: Path, run_llmcli: RunLlmcli) -> None:
+    """Tables of that size took 8 GB."""
+    file = folder / "tokenizer.json"
+    state = json.loads(file.read_text())
+    token = next(iter(state["model"]["vocab"]))
+    state["model"]["vocab"][token] = 2**31
+    file.write_text(json.dumps(state))
+    refused(run_llmcli("generate", "-m", str(folder), "Hi"), "the id 2147483648", "beyond any")
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
