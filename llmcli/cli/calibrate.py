@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
@@ -19,11 +20,14 @@ from llmcli.cli.options import (
     output_options,
     refuse_idle,
 )
+from llmcli.cli.sampling_options import SamplingOptions, seed_option, shape_options
+from llmcli.engine.params import SamplingParams
 from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.io.files import existing_parent
-from llmcli.io.records import Columns, Record, Source, records, sources
+from llmcli.io.records import Columns, Record, Source, records, rows_at_hand, sources
 from llmcli.models.options import LoadOptions
 from llmcli.tasks.labels import Correction, label_notices
+from llmcli.tasks.prompts import new_seed
 from llmcli.tasks.templates import labelled
 from llmcli.terminal.console import Console
 
@@ -52,6 +56,51 @@ _TOLD = 3
 )
 @click.option("--save", metavar="FILE", help="Keep what was fitted, for --calibration.")
 @click.option("--labels", metavar="FILE", help="Records with a text and its label: for 'classify'.")
+@click.option("--generations", is_flag=True, help="Of what the model writes itself, by depth.")
+@click.option(
+    "--samples",
+    type=click.IntRange(2, 100_000),
+    default=64,
+    show_default=True,
+    help="With --generations: how many continuations.",
+)
+@click.option(
+    "--length",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="With --generations: tokens of each.",
+)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(min=0),
+    default=32,
+    show_default=True,
+    help="With --generations: how a text is cut into prompts; 0 is begin-of-text alone.",
+)
+@click.option(
+    "--jsonl", is_flag=True, help="With --generations: the input has a prompt in each record."
+)
+@click.option(
+    "--continuation-field",
+    default="continuation",
+    show_default=True,
+    help="With --jsonl: what people wrote after the prompt.",
+)
+@click.option(
+    "--match",
+    type=click.Choice(["entropy"]),
+    help="With --generations: find the setting at which entropy and the text's log loss agree.",
+)
+@click.option(
+    "--match-with",
+    type=click.Choice(["temperature", "min-p"]),
+    default="temperature",
+    show_default=True,
+    help="Which setting.",
+)
+@shape_options
+@seed_option
 @click.option(
     "--correct",
     type=click.Choice(get_args(Correction)),
@@ -68,9 +117,7 @@ _TOLD = 3
 )
 @click.option(
     "--field",
-    default="input",
-    show_default=True,
-    help="With --labels: the text's name in a record.",
+    help="The text's name in a record.  [default: input; with --generations: prompt]",
 )
 @label_options(bos=False)
 @input_options
@@ -80,6 +127,7 @@ def calibrate(
     text: str | None,
     inputs: InputOptions,
     asked: LabelOptions,
+    sampling: SamplingOptions,
     model: LoadOptions,
     console: Console,
     save: str | None,
@@ -89,32 +137,77 @@ def calibrate(
 
     The text is TEXT, or the files given with -i, or stdin; any size will do. Every figure comes
     with what it would be by chance or an interval. -q prints the expected calibration error.
-    With --labels it is the probabilities of labels, as 'classify' has them. docs/calibration.md
-    has the formulas.
+    With --labels it is the probabilities of labels, as 'classify' has them. With --generations it
+    is what the model writes: does its entropy stay that of the text, or drift off? A text is cut
+    into prompts and what follows them. docs/calibration.md has the formulas.
 
     \b
     Examples:
       llmcli calibrate -i chapter.txt
       llmcli calibrate --bins 20 --json -i chapter.txt
       llmcli calibrate --save story.toml -i chapter.txt
+      llmcli calibrate --generations --match entropy -i chapter.txt
       llmcli calibrate --labels reviews.jsonl --template "{input}\\nSentiment:" --save reviews.toml
     """
     target = None if save is None else existing_parent(save, inputs=inputs.files)
     call = _Call(inputs, asked, model, console, target, own)
-    if own["labels"] is None:
-        refuse_idle("goes with --labels", **_LABEL_FLAGS)
+    _refuse_others(own)
+    if own["generations"]:
+        call.generations(text, sampling)
+    elif own["labels"] is None:
         call.tokens(text)
     else:
-        refuse_idle("does not go with --labels", context="--context", stride="--stride")
         if text is not None or inputs.files:
             raise InvalidInput("--labels names the input.", "Leave out the text and -i.")
         call.labels(own["labels"])
 
 
+def _refuse_others(own: Mapping[str, Any]) -> None:
+    """Refuse what goes with another kind of calibration."""
+    if own["generations"]:
+        if own["labels"] is not None:
+            raise InvalidInput("--generations and --labels exclude each other.", "Give one.")
+        refuse_idle("does not go with --generations", **_WINDOW_FLAGS, save="--save")
+        refuse_idle("does not go with --generations", bins="--bins", holdout="--holdout")
+        refuse_idle("goes with --labels", **_LABEL_FLAGS)
+        if not own["jsonl"]:
+            refuse_idle("goes with --jsonl", continuation_field="--continuation-field")
+            refuse_idle("goes with --jsonl", field="--field")
+        if own["match"] is None:
+            refuse_idle("goes with --match", match_with="--match-with")
+        return
+    refuse_idle("goes with --generations", **_GENERATION_FLAGS)
+    if own["labels"] is None:
+        refuse_idle("goes with --labels", **_LABEL_FLAGS, field="--field")
+    else:
+        refuse_idle("does not go with --labels", **_WINDOW_FLAGS)
+
+
+_WINDOW_FLAGS = {"context": "--context", "stride": "--stride"}
+_GENERATION_FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "samples",
+        "length",
+        "prompt_tokens",
+        "jsonl",
+        "continuation_field",
+        "match",
+        "match_with",
+        "seed",
+        "temperature",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "top_h",
+        "epsilon_cutoff",
+        "eta_cutoff",
+    )
+}
 _LABEL_FLAGS = {
     "correct": "--correct",
     "alpha": "--alpha",
-    "field": "--field",
     "template": "--template",
     "shots": "--shots",
     "label_field": "--label-field",
@@ -170,6 +263,67 @@ class _Call:
         if self.save is not None:
             save_temperature(self.save, loaded, result, [source.label for source in found])
 
+    def generations(self, text: str | None, sampling: SamplingOptions) -> None:
+        """Calibration of what the model writes."""
+        from llmcli.tasks.calibrate_generations import (
+            GenerationsRequest,
+            calibrate_generations,
+            cut_text,
+            from_nothing,
+            read_prompts,
+        )
+        from llmcli.terminal.progress import count_progress
+
+        console, own = self.console, self.own
+        seed = new_seed() if own["seed"] is None else own["seed"]
+        request = GenerationsRequest(
+            params=SamplingParams(**sampling.given(), seed=seed),
+            samples=own["samples"],
+            length=own["length"],
+            match=None if own["match"] is None else own["match_with"].replace("-", "_"),
+        )
+        found = None
+        if text is not None or self.inputs.files:
+            found = sources(text, self.inputs.files, notify=console.notice)
+            for source in found:
+                source.check()
+        loaded = load_model(self.model, console)
+        if found is None:
+            prompts = from_nothing(loaded)
+        elif own["jsonl"]:
+            columns = Columns(text=own["field"] or "prompt")
+            rows = rows_at_hand(found, columns=columns, errors=self.inputs.errors)
+            kept = islice((row for row in rows if row is not None), request.samples)
+            prompts = list(read_prompts(loaded, kept, after_field=own["continuation_field"]))
+            if not prompts:
+                raise InvalidInput("There is no prompt in the input.", "Give at least one.")
+        else:
+            whole = records(found, kind="whole", errors=self.inputs.errors)
+            prompts = cut_text(
+                loaded,
+                (part for record in whole for part in record.parts),
+                prompt_tokens=own["prompt_tokens"],
+                length=request.length,
+                most=request.samples,
+            )
+        with count_progress(console, "tokens drawn") as show:
+            answer = calibrate_generations(loaded, prompts, request, on_tokens=show)
+        record = answer.to_dict()
+
+        def show_json() -> None:
+            console.record(record)
+
+        def show_error() -> None:
+            gap = answer.overall.entce
+            console.line("" if gap is None else f"{gap:.6g}")
+
+        def show_table() -> None:
+            from llmcli.terminal.calibrate_generations import generations_view
+
+            console.render(generations_view(record))
+
+        console.choose(json=show_json, quiet=show_error, text=show_table)()
+
     def labels(self, name: str) -> None:
         """Calibration of the labels of inputs."""
         from llmcli.tasks.calibrate_labels import (
@@ -189,7 +343,7 @@ class _Call:
             alpha=own["alpha"],
             bins=own["bins"],
         )
-        source, columns = Source(name), Columns(text=own["field"])
+        source, columns = Source(name), Columns(text=own["field"] or "input")
         source.check()
         wrong = _Wrong(console)
         known = []

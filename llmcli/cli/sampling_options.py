@@ -116,9 +116,8 @@ def _number(name: str, kind: type[int] | type[float], help_text: str) -> Callabl
     return click.option(name, type=Ranged(kind), help=help_text)
 
 
-_FILTERS = (
-    _number("--temperature", float, "Divides the logits; 0 is greedy."),
-    click.option("--greedy", is_flag=True, help="Always the most likely token."),
+_TEMPERATURE = _number("--temperature", float, "Divides the logits; 0 is greedy.")
+_BY_LIKELIHOOD = (
     _number("--top-k", int, "Keep the K most likely tokens; 0 is off."),
     _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
     _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
@@ -126,6 +125,11 @@ _FILTERS = (
     _number("--top-h", float, "Keep the likeliest tokens up to this share of the entropy."),
     _number("--epsilon-cutoff", float, "Keep tokens of at least this probability; 0 is off."),
     _number("--eta-cutoff", float, "The same, less where the model is unsure; 0 is off."),
+)
+_FILTERS = (
+    _TEMPERATURE,
+    click.option("--greedy", is_flag=True, help="Always the most likely token."),
+    *_BY_LIKELIHOOD,
     _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
     _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
     _number("--frequency-penalty", float, "The same, once for each time generated."),
@@ -149,6 +153,9 @@ _FILTERS = (
         "or slide on.  [default: error]",
     ),
 )
+
+shape_options = bundle("sampling", SamplingOptions, _TEMPERATURE, *_BY_LIKELIHOOD)
+"""Adds what depends on the logits alone; the callback takes ``sampling: SamplingOptions``."""
 
 filter_options = bundle("sampling", SamplingOptions, *_FILTERS)
 """Adds what shapes one distribution; the callback takes ``sampling: SamplingOptions``."""
