@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +22,7 @@ from llmcli.cli.options import (
     unescaped,
 )
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
+from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
@@ -31,9 +32,15 @@ from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from llmcli.models.calibration_file import FittedTemperature
+    from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
+    from llmcli.tasks.provenance import Described
+    from llmcli.tasks.remote import Client
+    from llmcli.tasks.statistics import GenerationStats
     from llmcli.terminal.generate import GenerateView
     from llmcli.tokenization.tokenizer import SpecialTokens
+
+M = TypeVar("M", bound="Described")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +158,7 @@ class GenerateOptions:
 @click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
 @calibration_option
+@server_options
 @batch_options(output="Write to a file; a batch is appended to it as it is made.")
 @input_options
 @model_options
@@ -159,6 +167,7 @@ def generate(
     prompt: tuple[str, ...],
     sampling: SamplingOptions,
     batch: BatchOptions,
+    server: ServerOptions,
     inputs: InputOptions,
     model: LoadOptions,
     console: Console,
@@ -193,7 +202,10 @@ def generate(
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
     call = _Call(given, sampling, batch.placed(model), options)
-    if batch.jsonl:
+    if server.server is not None:
+        if _ask_server(call, server.client(model, _REMOTE), batch.output, prompt, inputs, console):
+            raise SystemExit(INTERRUPTED)
+    elif batch.jsonl:
         _run_batch(call, batch, prompt, inputs, console)
     elif _run_prompt(call, batch.output, prompt, inputs, console):
         raise SystemExit(INTERRUPTED)
@@ -208,14 +220,34 @@ class _Call:
     model: LoadOptions
     options: GenerateOptions
 
+    def view(
+        self,
+        console: Console,
+        model: M,
+        params: SamplingParams,
+        stats: GenerationStats,
+        output: str | None,
+    ) -> GenerateView[M]:
+        """What shows continuations."""
+        from llmcli.terminal.generate import GenerateView
+
+        return GenerateView(
+            console=console,
+            model=model,
+            params=params,
+            stats=stats,
+            end="\0" if self.options.null else "\n",
+            echo=self.options.echo,
+            output=None if output is None else Path(output),
+        )
+
     def load(
         self, console: Console, *, output: str | None = None, **more: Any
-    ) -> tuple[GenerateView, dict[str, Any]]:
+    ) -> tuple[GenerateView[LanguageModel], dict[str, Any]]:
         """Load the model; return what shows continuations, and how they are made."""
         from llmcli.tasks.answers import Answers, AnswerSettings
         from llmcli.tasks.generate import make_draft
         from llmcli.tasks.statistics import GenerationStats
-        from llmcli.terminal.generate import GenerateView
 
         options = self.options
         model = load_model(
@@ -247,15 +279,8 @@ class _Call:
             draft = make_draft(
                 options.draft, model, lambda name: load_model(self.model.of(name), console)
             )
-        view = GenerateView(
-            console=console,
-            model=model,
-            params=params,
-            stats=GenerationStats(prompt_tokens=0, draft=DraftStats() if draft else None),
-            end="\0" if options.null else "\n",
-            echo=options.echo,
-            output=None if output is None else Path(output),
-        )
+        stats = GenerationStats(prompt_tokens=0, draft=DraftStats() if draft else None)
+        view = self.view(console, model, params, stats, output)
         return view, {
             "bos": options.bos,
             "heal": options.heal,
@@ -265,15 +290,53 @@ class _Call:
         }
 
 
-def _run_prompt(
+# What a server takes of the command's options.
+_REMOTE = {
+    *("stop", "keep_stop", "ignore_eos", "num_return_sequences", "seed", "logprobs"),
+    *("heal", "bos", "special", "echo", "null", "stats", "output", "max_new_tokens"),
+    *("min_new_tokens", "temperature", "greedy", "top_k", "top_p", "min_p", "typical_p", "top_h"),
+    *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "no_repeat_ngram_size", "logit_bias", "overflow"),
+}
+
+
+def _ask_server(
     call: _Call,
+    client: Client,
     output: str | None,
     parts: tuple[str, ...],
     inputs: InputOptions,
     console: Console,
 ) -> bool:
-    """Continue one prompt; whether Ctrl-C cut it short."""
-    options = call.options
+    """Have a server continue one prompt; whether Ctrl-C cut it short."""
+    from llmcli.tasks.statistics import GenerationStats
+
+    options, interrupted = call.options, InterruptFlag()
+    text = _read_text(options, parts, inputs, console)
+    with interrupted:
+        found = client.continue_text(
+            text,
+            call.given,
+            how={
+                "bos": options.bos,
+                "heal": options.heal,
+                "special": options.special,
+                "logit_bias": client.logit_bias(call.sampling.logit_bias),
+            },
+            should_stop=interrupted,
+        )
+        stats = GenerationStats(prompt_tokens=0)
+        view = call.view(console, found.model, found.params, stats, output)
+        view.one(found.continuation, text)
+    if options.stats:
+        view.show_stats()
+    return interrupted.set
+
+
+def _read_text(
+    options: GenerateOptions, parts: tuple[str, ...], inputs: InputOptions, console: Console
+) -> str:
+    """The prompt."""
     text = read_prompt(
         parts,
         inputs.files,
@@ -290,6 +353,19 @@ def _run_prompt(
             "The prompt ends in a space, which belongs to the next token: leave it out or "
             "pass --heal."
         )
+    return text
+
+
+def _run_prompt(
+    call: _Call,
+    output: str | None,
+    parts: tuple[str, ...],
+    inputs: InputOptions,
+    console: Console,
+) -> bool:
+    """Continue one prompt; whether Ctrl-C cut it short."""
+    options = call.options
+    text = _read_text(options, parts, inputs, console)
     view, how = call.load(console, output=output)
     from llmcli.tasks.generate import continue_text
 

@@ -18,6 +18,7 @@ from llmcli.cli.options import (
     refuse_idle,
 )
 from llmcli.cli.sampling_options import SamplingOptions, filter_options
+from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
 @calibration_option
+@server_options
 @batch_options()
 @input_options
 @model_options
@@ -54,6 +56,7 @@ def next_tokens(
     bos: bool,
     keep_newline: bool,
     calibration: FittedTemperature | None,
+    server: ServerOptions,
     batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
@@ -91,17 +94,32 @@ def next_tokens(
         raise InvalidInput(
             "The prompt is empty.", "Give some text, or --bos to start from the end-of-text token."
         )
-    loaded = load_model(model, console, calibration=calibration)
-    from llmcli.tasks.next import predict
+    if server.server is not None:
+        client = server.client(model, _REMOTE)
+        given["logit_bias"] = client.logit_bias(sampling.logit_bias)
+        source, found, record = client.next_tokens(text, given, count=count, bos=bos)
+        token_bytes = source.token_bytes
+    else:
+        from llmcli.tasks.next import predict
 
-    answer = predict(loaded, text, {**given, **sampling.by_token(loaded)}, count=count, bos=bos)
+        loaded = load_model(model, console, calibration=calibration)
+        answer = predict(loaded, text, {**given, **sampling.by_token(loaded)}, count=count, bos=bos)
+        found, record, token_bytes = answer.next, answer.to_dict(), loaded.token_bytes
 
     def show_json() -> None:
-        console.record(answer.to_dict())
+        console.record(record)
 
     def show_table() -> None:
         from llmcli.terminal.next import next_table
 
-        console.render(next_table(answer.next, loaded.token_bytes))
+        console.render(next_table(found, token_bytes))
 
     console.choose(json=show_json, text=show_table)()
+
+
+# What a server takes of the command's options.
+_REMOTE = {
+    *("count", "bos", "temperature", "greedy", "top_k", "top_p", "min_p", "typical_p", "top_h"),
+    *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "no_repeat_ngram_size", "logit_bias", "overflow"),
+}

@@ -17,13 +17,14 @@ from llmcli.cli.options import (
     output_options,
 )
 from llmcli.cli.score_options import ScoreSettings, score_options
+from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.io.files import existing_parent
 from llmcli.io.records import records, sources
 from llmcli.io.sources import check_argument
 from llmcli.models.options import LoadOptions
 from llmcli.tasks.score import Gates, Scoring
 from llmcli.terminal.console import Console
-from llmcli.terminal.score import ScoreView
+from llmcli.terminal.score import ScoreView, show_totals
 
 if TYPE_CHECKING:
     from llmcli.models.calibration_file import FittedTemperature
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 @click.argument("text", required=False)
 @score_options
 @calibration_option
+@server_options
 @batch_options(
     field="text", jsonl="Each line of the input is a JSON object with a text in it; a score each."
 )
@@ -44,6 +46,7 @@ def score(
     text: str | None,
     settings: ScoreSettings,
     calibration: FittedTemperature | None,
+    server: ServerOptions,
     batch: BatchOptions,
     inputs: InputOptions,
     model: LoadOptions,
@@ -82,6 +85,17 @@ def score(
     found = sources(text, inputs.files, notify=console.notice)
     for source in found:
         source.check()
+    gates = Gates(max_ppl=settings.max_ppl, max_bits_per_byte=settings.max_bits_per_byte)
+    if server.server is not None:
+        client = server.client(model, _REMOTE)
+        parts = (
+            part
+            for record in records(found, kind="whole", errors=inputs.errors)
+            for part in record.parts
+        )
+        figures, record = client.score("".join(parts), settings.request())
+        show_totals(console, gates, figures, record)
+        return
     loaded = load_model(model, console, calibration=calibration)
     _keep_memory()
     read = records(
@@ -94,7 +108,7 @@ def score(
     view = ScoreView(
         console=console,
         scoring=Scoring(model=loaded, request=settings.request()),
-        gates=Gates(max_ppl=settings.max_ppl, max_bits_per_byte=settings.max_bits_per_byte),
+        gates=gates,
     )
     if settings.has_rows or batch.jsonl:
         view.rows(read, by=settings.by, jsonl=batch.jsonl, sort=settings.sort, top=settings.top)
@@ -105,6 +119,10 @@ def score(
     else:
         html = None if settings.html is None else existing_parent(settings.html)
         view.whole(whole, tokens=settings.tokens, html=html)
+
+
+# What a server takes of the command's options.
+_REMOTE = {"convention", "context", "stride", "bos", "prompt", "max_ppl", "max_bits_per_byte"}
 
 
 def _keep_memory() -> None:

@@ -134,9 +134,10 @@ def serve(
         -d '{"prompt": "Once upon a time", "max_tokens": 32}'
     """
     try:
-        from llmcli.serve.server import ServeOptions, read_keys, serve
+        from llmcli.serve.server import ServeOptions, serve
     except ModuleNotFoundError as exc:
         raise missing_package("The server", "serve") from exc
+    from llmcli.io.files import read_keys
     from llmcli.serve.gate import Record
     from llmcli.tasks.chat import template_for
 

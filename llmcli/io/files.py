@@ -100,3 +100,20 @@ def existing_parent(path: str, *, inputs: Iterable[str] = ()) -> Path:
             "Name a file in a folder that exists and that you may write to.",
         )
     return target
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The keys of a file, one a line; empty lines and those that begin with # do not count.
+
+    Raises:
+        InvalidInput: it cannot be read, or has none.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
+        raise InvalidInput(f"Cannot read {path}: {reason}.", "Name another file.") from exc
+    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise InvalidInput(f"{path} has no key.", "Write one, on a line of its own.")
+    return keys

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from llmcli._version import __version__
 from llmcli.errors import InvalidInput
 from llmcli.reporting import Notify, silent
 
@@ -71,6 +73,12 @@ class LanguageModel:
     def revision(self) -> str | None:
         """The Hub's commit, or the sha256 of a folder's weights."""
         return self.resolved.revision
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of what computes."""
+        libraries = ("torch", "transformers", "tokenizers")
+        return {"llmcli": __version__, **{name: version(name) for name in libraries}}
 
     @property
     def folder(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from llmcli.serve.logprobs import (
     tokens_of_prompt,
 )
 from llmcli.serve.plan import Plan, PlannedPrompt
+from llmcli.tasks.provenance import settings_record
 
 # The API knows of two ends that are no failure.
 _REASONS = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
@@ -120,6 +121,7 @@ class Answer:
         model: The model's name.
         fingerprint: Of all that the answer depends on beside the request.
         token_bytes: The exact bytes of a token.
+        about: Where the model is from, as `provenance` tells it.
         drops_space: Whether a text begins without its first token's space.
         cached_tokens: Prompt tokens that were not read anew.
     """
@@ -129,6 +131,7 @@ class Answer:
     model: str
     fingerprint: str
     token_bytes: TokenBytes
+    about: Mapping[str, Any]
     drops_space: bool = False
     cached_tokens: int = 0
     choices: list[Choice] = field(init=False)
@@ -140,6 +143,7 @@ class Answer:
             for prompt, planned in enumerate(plan.prompts)
             for index in range(plan.best_of)
         ]
+        self._told = False
         self._common = {
             "id": f"{self.face.prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -251,7 +255,21 @@ class Answer:
         }
         if self.plan.include_usage:
             chunk["usage"] = None
+        if self.plan.token_events and not self._told:
+            self._told = True
+            chunk["llmcli"] = self._all_that_made_it()
         return chunk
+
+    def _all_that_made_it(self) -> dict[str, Any]:
+        """What a client of ours makes its own records of."""
+        plan = self.plan
+        return {
+            "model": self.about,
+            "sampling": settings_record(plan.params),
+            "n": plan.n,
+            "prompt_tokens": plan.prompt_tokens,
+            "dropped_tokens": sum(each.prompt.dropped_tokens for each in plan.prompts),
+        }
 
     def _is_told(self, step: Step) -> bool:
         finished = step.event.finish_reason is not None

@@ -39,6 +39,7 @@ from llmcli.serve.schema import (
     parse,
 )
 from llmcli.serve.tokens import detokenize, tokenize, tokenizer_info
+from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
     from llmcli.tokenization.chat import ChatTemplate
@@ -173,6 +174,7 @@ class App:
             model=self._model.name,
             fingerprint=self.fingerprint,
             token_bytes=self._model.token_bytes,
+            about=provenance(self._model),
             drops_space=self._model.tokenizer.spelling.prefix_space,
         )
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from llmcli.errors import InvalidInput
 from llmcli.serve.answers import Answer, Face, Step
 from llmcli.serve.engine import ClientGone, Engine, EngineDied, Job, QueueFull, ServerEnds
-from llmcli.serve.errors import ApiError, engine_died, queue_full, shutting_down
+from llmcli.serve.errors import ApiError, api_error, engine_died, queue_full, shutting_down
 from llmcli.serve.gate import Record, respond
 from llmcli.serve.plan import Plan
 
@@ -66,9 +67,11 @@ class Generating:
         except ClientGone:
             return
         answer = self.answer(plan, face)
-        job = Job(requests=plan.requests(), stream=plan.stream)
         try:
+            job = Job(requests=plan.requests(), stream=plan.stream)
             self.engine.submit(job)
+        except InvalidInput as exc:
+            raise api_error(exc) from exc
         except QueueFull:
             raise queue_full() from None
         except EngineDied:

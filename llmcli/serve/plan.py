@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from llmcli.errors import InvalidInput, LlmcliError
 from llmcli.serve.errors import ApiError, api_error
 from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Filters, Sampling
 from llmcli.tasks.chat import Message, check_messages
-from llmcli.tasks.prompts import encode_prompt, prepare_prompt, sampling_params
+from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt, sampling_params
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -92,11 +92,15 @@ class Plan:
         return self.echo and (self.stream or not index)
 
     def requests(self) -> list[Request]:
-        """The sequences: those of the first prompt, then those of the next."""
+        """The sequences: those of the first prompt, then those of the next.
+
+        Raises:
+            InvalidInput: the model's own settings leave a prompt no room.
+        """
         return [
             Request(
                 prompt=planned.prompt,
-                params=self.params,
+                params=for_prompt(self.params, planned.tokens),
                 record=record,
                 index=index,
                 prompt_logprobs=self.logprobs if self._tells_prompt(index) else None,
@@ -114,6 +118,10 @@ def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
         ApiError: 400, with what is wrong.
     """
     max_tokens = DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens
+    # The commands have another default: the model's own, or 100.
+    limit: dict[str, int | None] = {"max_new_tokens": max(max_tokens, 1)}
+    if asked.max_tokens is None and asked.token_events:
+        limit = {}
     n = asked.n or 1
     best_of = n if asked.best_of is None else asked.best_of
     if best_of < n:
@@ -127,7 +135,7 @@ def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
     logprobs = asked.logprobs
     # The best of several are chosen by their log-probabilities.
     needed = 0 if best_of > n and logprobs is None else logprobs
-    params = _params(model, asked, max_tokens=max(max_tokens, 1), logprobs=needed)
+    params = _params(model, asked, limit=limit, logprobs=needed)
     if asked.echo and logprobs is not None and (asked.heal or params.overflow != "error"):
         raise _wrong("echo", "echo with logprobs does not go with heal or overflow.")
     prompts = [
@@ -157,7 +165,9 @@ def plan_chat(model: LanguageModel, asked: ChatRequest, template: ChatTemplate) 
     _check_format(asked)
     max_tokens = asked.max_tokens or asked.max_completion_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
-    params = _params(model, asked, max_tokens=max_tokens, logprobs=logprobs, stops=template.stops)
+    # The chat command has another default: the model's own, or 100.
+    limit = {} if max_tokens is None and asked.token_events else {"max_new_tokens": max_tokens}
+    params = _params(model, asked, limit=limit, logprobs=logprobs, stops=template.stops)
     ids = chat_ids(model, asked.messages, template)
     n = asked.n or 1
     return Plan(
@@ -224,13 +234,13 @@ def _params(
     model: LanguageModel,
     asked: Sampling,
     *,
-    max_tokens: int | None,
+    limit: Mapping[str, int | None],
     logprobs: int | None,
     stops: tuple[str, ...] = (),
 ) -> SamplingParams:
     given = {
         **given_settings(model, asked),
-        "max_new_tokens": max_tokens,
+        **limit,
         "logprobs": logprobs,
         "num_beams": 1,
         "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from llmcli.errors import InvalidInput, LlmcliError, StorageError
+from llmcli.errors import LlmcliError, StorageError
 from llmcli.reporting import Notify, silent
 from llmcli.serve.app import App
 from llmcli.serve.engine import Engine
@@ -59,23 +59,6 @@ class ServeOptions:
     timeout: float | None = None
     drain: float = 30.0
     max_body: int = 8 << 20
-
-
-def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys of a file, one a line; empty lines and those that begin with # do not count.
-
-    Raises:
-        InvalidInput: it cannot be read, or has none.
-    """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8"
-        raise InvalidInput(f"Cannot read {path}: {reason}.", "Name another file.") from exc
-    keys = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
-    if not keys:
-        raise InvalidInput(f"{path} has no key.", "Write one, on a line of its own.")
-    return keys
 
 
 def serve(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmcli.engine.params import SamplingParams, TokenEvent
-from llmcli.tasks.provenance import provenance, settings_record
-
-if TYPE_CHECKING:
-    from llmcli.models.language_model import LanguageModel
+from llmcli.tasks.provenance import Described, provenance, settings_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +58,7 @@ class GenerateAnswer:
 
 
 def generate_answer(
-    model: LanguageModel,
+    model: Described,
     params: SamplingParams,
     prompt: str,
     prompt_tokens: int,
@@ -88,7 +85,7 @@ def generate_answer(
     )
 
 
-def _token_record(model: LanguageModel, event: TokenEvent) -> dict[str, Any]:
+def _token_record(model: Described, event: TokenEvent) -> dict[str, Any]:
     assert event.token_id is not None  # only drawn tokens come here
     return {
         **_spelling(event.token_id, event.token_bytes),

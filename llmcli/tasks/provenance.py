@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from llmcli._version import __version__
 from llmcli.engine.params import SamplingParams
 
-if TYPE_CHECKING:
-    from llmcli.models.language_model import LanguageModel
+
+class Described(Protocol):
+    """A model as records tell of it: one that is loaded here, or a server's."""
+
+    @property
+    def name(self) -> str:
+        """Its name as it was asked for."""
+        ...
+
+    @property
+    def revision(self) -> str | None:
+        """The Hub's commit, or the sha256 of a folder's weights."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """Of its weights."""
+        ...
+
+    @property
+    def calibration(self) -> Fitted | None:
+        """What its logits are divided by."""
+        ...
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of what computes."""
+        ...
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Seconds that each step of loading took, by name."""
+        ...
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The exact bytes of a token."""
+        ...
 
 
-def provenance(model: LanguageModel) -> dict[str, Any]:
+class Fitted(Protocol):
+    """A temperature that was fitted to a model."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        ...
+
+
+def provenance(model: Described) -> dict[str, Any]:
     """Return model, revision, precision, device and library versions, ready for JSON."""
     return {
         "model": model.name,
@@ -21,10 +68,7 @@ def provenance(model: LanguageModel) -> dict[str, Any]:
         "precision": model.precision,
         "device": model.device,
         **({} if model.calibration is None else {"calibration": model.calibration.to_dict()}),
-        "versions": {
-            "llmcli": __version__,
-            **{name: version(name) for name in ("torch", "transformers", "tokenizers")},
-        },
+        "versions": model.versions,
     }
 
 
@@ -42,3 +86,17 @@ def settings_record(params: SamplingParams) -> dict[str, Any]:
     ]
     record["stop"] = list(params.stop)
     return record
+
+
+def params_of(record: Mapping[str, Any], *, seed: int | None) -> SamplingParams:
+    """The settings that `settings_record` tells of."""
+    given = {name: _frozen(value) for name, value in record.items()}
+    for name in ("logit_bias", "sequence_bias"):
+        given[name] = tuple(
+            (token, float("-inf") if bias is None else bias) for token, bias in given[name]
+        )
+    return SamplingParams(**given, seed=seed)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

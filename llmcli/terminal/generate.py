@@ -7,18 +7,18 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.io.files import atomic_write
 from llmcli.io.records import to_json
 from llmcli.tasks.generate import Continuation
 from llmcli.tasks.generate_answer import generate_answer
+from llmcli.tasks.provenance import Described
 from llmcli.tasks.statistics import GenerationStats
 from llmcli.terminal.console import DIM, Console
 
-if TYPE_CHECKING:
-    from llmcli.models.language_model import LanguageModel
+M = TypeVar("M", bound=Described)
 
 # Colours of the 256-colour cube from likely (green) to unlikely (red), by probability.
 _TINTS = ((0.5, 71), (0.2, 143), (0.05, 179), (0.01, 173))
@@ -67,7 +67,7 @@ def write_stream(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateView:
+class GenerateView(Generic[M]):
     """Shows continuations: text as it comes, or a JSON line each, on stdout or in a file.
 
     Attributes:
@@ -81,7 +81,7 @@ class GenerateView:
     """
 
     console: Console
-    model: LanguageModel
+    model: M
     params: SamplingParams
     stats: GenerationStats
     end: str = "\n"

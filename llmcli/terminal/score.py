@@ -42,6 +42,43 @@ if TYPE_CHECKING:
 Unit = Literal["whole", "file", "line", "paragraph"]
 
 
+def show_totals(
+    console: Console,
+    gates: Gates,
+    score: Score,
+    record: dict[str, Any],
+    *,
+    alone: bool = True,
+    shown: bool = True,
+) -> None:
+    """Print the totals, then hold the gates.
+
+    Args:
+        console: Where to.
+        gates: What is held.
+        score: The figures.
+        record: The same, ready for JSON.
+        alone: Whether nothing else was printed.
+        shown: Whether a pipe gets the table.
+    """
+
+    def show_json() -> None:
+        console.record(record if alone else {"unit": "total", **record})
+
+    def show_table() -> None:
+        if shown:
+            console.render(score_table(record))
+        elif console.stdout_is_terminal:
+            console.line()
+            console.render(score_table(record))
+
+    def show_figure() -> None:
+        console.line(f"{score.perplexity:.6g}")
+
+    console.choose(json=show_json, quiet=show_figure, text=show_table)()
+    gates.check(score)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreView:
     """Shows what comes of scoring.
@@ -84,37 +121,12 @@ class ScoreView:
             record = answer.to_dict()
             for end in finish:
                 end(record)
-        self._totals(answer.score, record, alone=not tokens, shown=not tokens)
+        show_totals(
+            self.console, self.gates, answer.score, record, alone=not tokens, shown=not tokens
+        )
 
     def _progress(self, scorer: TextScorer) -> Any:
         return score_progress(self.console, scorer)
-
-    def _totals(self, score: Score, record: dict[str, Any], *, alone: bool, shown: bool) -> None:
-        """Print the totals, then hold the gates.
-
-        Args:
-            score: The figures.
-            record: The same, ready for JSON.
-            alone: Whether nothing else was printed.
-            shown: Whether a pipe gets the table.
-        """
-        console = self.console
-
-        def show_json() -> None:
-            console.record(record if alone else {"unit": "total", **record})
-
-        def show_table() -> None:
-            if shown:
-                console.render(score_table(record))
-            elif console.stdout_is_terminal:
-                console.line()
-                console.render(score_table(record))
-
-        def show_figure() -> None:
-            console.line(f"{score.perplexity:.6g}")
-
-        console.choose(json=show_json, quiet=show_figure, text=show_table)()
-        self.gates.check(score)
 
     # -- tokens ----------------------------------------------------------------------------
 
@@ -193,7 +205,8 @@ class ScoreView:
             raise rows.nothing_scored("The input", scorer.total)
         answer = self.scoring.answer(scorer.total.score(), convention, start)
         means = {"rows": rows.means.rows, "mean_of_rows": rows.means.record()}
-        self._totals(answer.score, {**answer.to_dict(), **means}, alone=False, shown=True)
+        told = {**answer.to_dict(), **means}
+        show_totals(self.console, self.gates, answer.score, told, alone=False)
         rows.batch.finish()
 
     # -- two models ------------------------------------------------------------------------
