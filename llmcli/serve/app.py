@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -50,6 +51,12 @@ R = TypeVar("R", bound=Struct)
 # An engine that did not show itself for so long is stuck. A step of a large model on a slow
 # machine takes seconds.
 _STUCK_SECONDS = 120.0
+_PAGE = Path(__file__).with_name("page.html")
+# It is complete in itself, and speaks to this server alone.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 class App:
@@ -130,6 +137,7 @@ class App:
                 Route("/tokenizer_info", self._tokenizer_info),
                 Route("/metrics", self._show_metrics),
                 Route("/openapi.json", self._describe),
+                Route("/", self._page),
                 Route("/v1/models", self._models),
                 Route("/v1/models/{name:path}", self._models),
                 Route("/health", self._health),
@@ -247,6 +255,13 @@ class App:
 
     async def _show_metrics(self, request: Request) -> Response:
         return Response(self._metrics.render(), headers={"content-type": CONTENT_TYPE})
+
+    async def _page(self, request: Request) -> Response:
+        return Response(
+            _PAGE.read_bytes(),
+            media_type="text/html",
+            headers={"content-security-policy": _PAGE_POLICY, "x-content-type-options": "nosniff"},
+        )
 
     async def _describe(self, request: Request) -> Response:
         return json_response(self._openapi)
