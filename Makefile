@@ -4,11 +4,19 @@ VENV ?= .venv
 WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check --quiet
+# On a terminal pip shows how far the large packages are.
+SHOWN := $(shell test -t 2 && echo --no-color || echo --quiet)
 
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/.installed  ## Continue a prompt with the bundled model
-	$(BIN)/llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"
+	@echo '$$ llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"'
+	@$(BIN)/llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"
+	@echo
+	@echo "To go on, activate the environment and try the examples in README.md:"
+	@echo "    . $(BIN)/activate"
+	@echo "    llmcli generate -m fable 'The old king said'"
+	@echo "    llmcli --help"
 
 test: lint types unit  ## Lint, types and the whole test suite
 
@@ -23,10 +31,13 @@ unit: $(VENV)/.installed-dev
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 $(VENV)/bin/pip:
+	@echo "Installing into $(VENV): a few minutes the first time (torch is the largest part)."
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard llmcli/engine/native/*.[ch]) | $(VENV)/bin/pip
 	$(PIP) install --constraint constraints.txt --upgrade pip
+	$(BIN)/pip --disable-pip-version-check $(SHOWN) install --constraint constraints.txt \
+		torch transformers
 	$(PIP) install --constraint constraints.txt --editable .
 	touch $@
 
