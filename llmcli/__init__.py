@@ -3,7 +3,7 @@
     import llmcli
 
     model = llmcli.load("fable")
-    for piece in model.generate("Once upon a time", max_new_tokens=40, seed=7):
+    for piece in model.stream("Once upon a time", max_new_tokens=40, seed=7):
         print(piece, end="", flush=True)
 
 Importing this imports nothing heavy: each name is fetched when it is first used.

@@ -1,10 +1,11 @@
-"""The public face: load a model, and continue text with it."""
+"""The public face: load a model, and do with it what the command line does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
@@ -14,12 +15,58 @@ from llmcli.models.loader import load_as
 from llmcli.models.options import LoadOptions
 from llmcli.reporting import Notify, silent
 
+if TYPE_CHECKING:
+    from llmcli.scoring.calibration import Calibration
+    from llmcli.tasks.chat import Reply
+    from llmcli.tasks.encode import Tokens
+    from llmcli.tasks.generate import Continuation
+    from llmcli.tasks.generate_answer import GenerateAnswer
+    from llmcli.tasks.next import NextAnswer
+    from llmcli.tasks.rank import RankAnswer
+    from llmcli.tasks.score import ScoreAnswer
+    from llmcli.tokenization.tokenizer import SpecialTokens
+
 
 class LanguageModel(language_model.LanguageModel):
-    """A model ready to encode, generate and score; made by :func:`load`."""
+    """A model ready to use; made by :func:`load`.
 
-    def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
-        """Continue a text; the pieces, joined, are the continuation.
+    What it returns are small frozen dataclasses: ``to_dict()`` is what the command of the same
+    name prints with ``--json``, and a notebook shows them as tables.
+    """
+
+    def __repr__(self) -> str:
+        return f"<llmcli.LanguageModel {self.name} ({self.precision} on {self.device})>"
+
+    def encode(self, text: str, *, special: SpecialTokens = "text") -> Tokens:
+        """The tokens of a text: ids, bytes, and places in the text. No token is added.
+
+        Args:
+            text: Any text.
+            special: What control tokens spelt out in it are: ``text``, ``allow`` (tokens) or
+                ``forbid``.
+
+        Raises:
+            InvalidInput: a control token is spelt out, under ``forbid``.
+        """
+        from llmcli.tasks.encode import Encoder
+
+        encoder = Encoder(tokenizer=self.tokenizer, model=self.resolved, special=special)
+        return encoder.tokens(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that token ids stand for; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            InvalidInput: an id outside the vocabulary.
+        """
+        from llmcli.io.id_records import IdRecord
+        from llmcli.tasks.decode import Decoder
+
+        record = IdRecord(parts=[list(ids)], place="The ids")
+        return Decoder(tokenizer=self.tokenizer, errors="replace").text(record).text
+
+    def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> GenerateAnswer:
+        """Continue a text; ``str()`` of the answer is the continuation.
 
         A model of an encoder and a decoder answers it.
 
@@ -27,21 +74,156 @@ class LanguageModel(language_model.LanguageModel):
             prompt: The text to continue; not empty.
             seed: Makes the result repeatable; drawn at random when None.
             settings: Any field of SamplingParams. What is not given is what the model's
-                generation_config.json sets, else temperature 0.8 and top_p 0.95.
+                generation_config.json sets, else temperature 0.8 and top_p 0.95. With
+                ``logprobs=K`` the answer has the tokens and their K likeliest alternatives.
 
         Raises:
             InvalidInput: a setting is out of range, the prompt is empty or too long.
             NumericalError: the model's logits are NaN or infinite.
         """
-        from llmcli.tasks.generate import continue_text
+        from llmcli.tasks.generate_answer import generate_answer
+
+        params = self._params(seed, settings)
+        if params.num_return_sequences > 1:
+            raise InvalidInput(
+                "generate returns one continuation, and several are asked for.",
+                "Call it with several seeds.",
+            )
+        continuation = self._continued(prompt, params)
+        events = list(continuation.events)
+        return generate_answer(self, params, prompt, continuation.prompt_tokens, events)
+
+    def stream(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
+        """Continue a text; the pieces, joined, are the continuation.
+
+        Arguments and errors as for :meth:`generate`; what is wrong with them is raised here, not
+        with the first piece.
+        """
+        events = self._continued(prompt, self._params(seed, settings)).events
+        return (event.text for event in events if event.text)
+
+    def next(self, prompt: str, *, count: int = 10, **settings: Any) -> NextAnswer:
+        """What may follow a prompt: the likeliest tokens, and what the filters leave of them.
+
+        Args:
+            prompt: The text so far; not empty.
+            count: How many tokens.
+            settings: Any field of SamplingParams.
+
+        Raises:
+            InvalidInput, NumericalError: as for :meth:`generate`.
+        """
+        from llmcli.tasks.next import predict
+
+        return predict(self, prompt, _known(settings), count=count)
+
+    def score(self, text: str, **how: Any) -> ScoreAnswer:
+        """How well the model predicts a text: perplexity, nats, bits per byte, an interval.
+
+        Args:
+            text: Any text.
+            how: Fields of ScoreRequest: ``convention``, ``context``, ``stride``, ``bos``,
+                ``prompt`` (read before the text and not scored), ``special``, ``batch_size``.
+
+        Raises:
+            InvalidInput: a setting is wrong, or nothing in the text can be scored.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.tasks.score import ScoreRequest, Scoring
+
+        _check_names(how, {each.name for each in fields(ScoreRequest)}, "ScoreRequest")
+        scoring = Scoring(model=self, request=ScoreRequest(**how))
+        return scoring.whole([text], lambda scorer: nullcontext(lambda window, scores: None))
+
+    def rank(self, prompt: str, choices: Sequence[str], **how: Any) -> RankAnswer:
+        """Rank continuations of a prompt by how likely they are.
+
+        Args:
+            prompt: What they continue; may be empty.
+            choices: At least one.
+            how: Other fields of RankRequest: ``normalize``, ``delimiter``, ``bos``.
+
+        Raises:
+            InvalidInput: a choice is empty, stands twice or does not fit.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.tasks.rank import RankRequest, rank_choices
+
+        _check_names(how, {"normalize", "delimiter", "bos"}, "RankRequest")
+        return rank_choices(self, RankRequest(prompt=prompt, choices=tuple(choices), **how))
+
+    def calibrate(self, text: str, *, bins: int = 15, holdout: float = 0.5) -> Calibration:
+        """How far the model's probabilities are right on a text.
+
+        Args:
+            text: A long one: figures of under a few thousand tokens say little.
+            bins: Bins of equal width, 1 to 1,000.
+            holdout: The share of the text that the temperature is not fitted on.
+
+        Raises:
+            InvalidInput: a setting is out of range, or nothing in the text can be scored.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.tasks.calibrate import calibrate
+
+        return calibrate(self, [text], bins=bins, holdout=holdout)[0]
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        template: str | None = None,
+        seed: int | None = None,
+        **settings: Any,
+    ) -> Reply:
+        """Answer a conversation, written as the model's chat template has it.
+
+        Args:
+            messages: Objects with ``role`` ("system", "user" or "assistant") and ``content``.
+            template: A bundled layout's name or a file; None for the model's own.
+            seed: As for :meth:`generate`, like the settings.
+
+        Raises:
+            InvalidInput: the model has no template, or it refuses the messages.
+            ContextOverflow: what must stay of the messages does not fit.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.tasks.chat import Conversation, Message, Reply, check_messages, template_for
+
+        talk = Conversation(
+            model=self,
+            template=template_for(self, template),
+            params=self._params(seed, settings),
+            messages=[Message(each["role"], each["content"]) for each in messages],
+        )
+        check_messages(talk.messages, source="The messages")
+        reply = Reply()
+        try:
+            for _ in talk.answer(reply):
+                pass
+        finally:
+            talk.forget()
+        return reply
+
+    def _params(self, seed: int | None, settings: dict[str, Any]) -> SamplingParams:
         from llmcli.tasks.prompts import sampling_params
 
-        unknown = settings.keys() - {each.name for each in fields(SamplingParams)}
-        if unknown:
-            raise InvalidInput(f"There is no setting {min(unknown)!r}.", "See SamplingParams.")
-        params = sampling_params(self, {**settings, "seed": seed})
-        events = continue_text(self, prompt, params).events
-        return (event.text for event in events if event.text)
+        return sampling_params(self, {**_known(settings), "seed": seed})
+
+    def _continued(self, prompt: str, params: SamplingParams) -> Continuation:
+        from llmcli.tasks.generate import continue_text
+
+        return continue_text(self, prompt, params)
+
+
+def _known(settings: dict[str, Any]) -> dict[str, Any]:
+    _check_names(settings, {each.name for each in fields(SamplingParams)}, "SamplingParams")
+    return settings
+
+
+def _check_names(given: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    if unknown := given.keys() - set(known):
+        raise InvalidInput(f"There is no setting {min(unknown)!r}.", f"See {where}.")
 
 
 def load(

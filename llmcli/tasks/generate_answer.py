@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import Described, provenance, settings_record
 
 
@@ -55,6 +57,15 @@ class GenerateAnswer:
             "sampling": self.sampling,
             **({} if self.tokens is None else {"tokens": self.tokens}),
         }
+
+    def __str__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        if self.tokens is None:
+            return html_table(["text", "ended by"], [[self.text, self.finish_reason]])
+        rows = [[each["token"], math.exp(each["logprob"]), each["logprob"]] for each in self.tokens]
+        return html_table(["token", "probability", "logprob"], rows)
 
 
 def generate_answer(

@@ -26,6 +26,7 @@ from llmcli.engine.sampling import (
 from llmcli.engine.transcript import Prompt
 from llmcli.io.batch_run import one_by_one
 from llmcli.tasks.batch import Verb, made_by
+from llmcli.tasks.notebook import html_table
 from llmcli.tasks.prompts import (
     encode_prompt,
     prepare_prompt,
@@ -183,6 +184,13 @@ class NextAnswer:
             **self.model,
             "sampling": settings_record(self.params),
         }
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [data.decode("utf-8", "replace"), each.id, math.exp(each.logprob), each.logprob]
+            for each, data in zip(self.next.candidates, self.data, strict=True)
+        ]
+        return html_table(["token", "id", "probability", "logprob"], rows)
 
 
 def _candidate(each: Candidate, data: bytes) -> dict[str, Any]:

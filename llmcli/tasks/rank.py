@@ -12,6 +12,7 @@ from llmcli.io.batch_run import one_by_one
 from llmcli.scoring.statistics import Normalize, normalized
 from llmcli.scoring.windows import Window
 from llmcli.tasks.batch import Verb, made_by
+from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class RankAnswer:
             "choices": self.choices(),
             **self.model,
         }
+
+    def _repr_html_(self) -> str:
+        rows = [[each.choice, each.probability, each.logprob, each.tokens] for each in self.ranked]
+        return html_table(["choice", "probability", "logprob", "tokens"], rows)
 
 
 def rank_choices(model: LanguageModel, request: RankRequest) -> RankAnswer:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import GateFailed, InvalidInput
+from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
@@ -125,6 +126,9 @@ class ScoreAnswer:
             "tokens_per_second": self.score.tokens / self.seconds,
             **self.model,
         }
+
+    def _repr_html_(self) -> str:
+        return html_table(["figure", "value"], list(figures(self.score).items()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

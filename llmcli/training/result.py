@@ -192,7 +192,7 @@ def _samples(run: Run, data: Data, notify: Callable[[str], None]) -> list[tuple[
                 seed,
                 prompt,
                 "".join(
-                    model.generate(
+                    model.stream(
                         prompt,
                         seed=seed,
                         max_new_tokens=_SAMPLE_TOKENS,

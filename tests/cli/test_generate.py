@@ -42,7 +42,7 @@ def generate(tiny_gpt2: Path) -> Generate:
 def test_text_is_the_python_apis_and_a_newline(generate: Generate) -> None:
     result = generate("-n", "12", "--seed", "3", PROMPT)
     model = load(generate.model)
-    expected = "".join(model.generate(PROMPT, max_new_tokens=12, seed=3))
+    expected = "".join(model.stream(PROMPT, max_new_tokens=12, seed=3))
     assert result.stdout == expected + "\n"
     assert result.stderr == ""
 
@@ -83,7 +83,7 @@ def test_a_record_carries_all_that_made_it(generate: Generate) -> None:
     assert set(versions) == {"llmcli", "torch", "transformers", "tokenizers"}
     text = record.pop("text")
     assert text == "".join(
-        model.generate(
+        model.stream(
             PROMPT,
             max_new_tokens=4,
             seed=9,

@@ -208,7 +208,7 @@ def load(folder: Path) -> str:
         model.tokenizer.encode(text, special="allow")
         model.tokenizer.decode_bytes(ids)
         _ = model.tokenizer.adds_bos, model.eos_ids, model.tokenizer.bos_id
-        "".join(model.generate("a text", max_new_tokens=2, seed=1))
+        "".join(model.stream("a text", max_new_tokens=2, seed=1))
     except LlmcliError as error:
         return str(error)
     return ""

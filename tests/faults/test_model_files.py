@@ -295,10 +295,10 @@ def test_row_35_a_pickle_that_is_allowed_still_runs_nothing(folder: Path, tmp_pa
 
 
 def test_a_config_that_asks_for_tuples(folder: Path) -> None:
-    expected = list(llmcli.load(str(folder)).generate("Hi", max_new_tokens=3, temperature=0))
+    expected = list(llmcli.load(str(folder)).stream("Hi", max_new_tokens=3, temperature=0))
     change_config(folder, return_dict=False)
     model = llmcli.load(str(folder))
-    assert list(model.generate("Hi", max_new_tokens=3, temperature=0)) == expected
+    assert list(model.stream("Hi", max_new_tokens=3, temperature=0)) == expected
     assert model.module(input_ids=torch.tensor([[1]])).logits is not None
 
 

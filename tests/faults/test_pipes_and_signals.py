@@ -149,7 +149,7 @@ def test_row_16_stdin_is_left_alone_in_any_locale(tiny_gpt2: Path) -> None:
     ) as process:
         out, err = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, err
-    expected = "".join(load(str(tiny_gpt2)).generate("é, 東京", max_new_tokens=1, temperature=0))
+    expected = "".join(load(str(tiny_gpt2)).stream("é, 東京", max_new_tokens=1, temperature=0))
     assert out.decode("utf-8") == f"é, 東京{expected}\n"
     assert err == b"Warning: stdin holds data that was not asked for: write '-' to read it.\n"
     assert os.read(reader, 100) == b"the next line\n"

@@ -36,7 +36,7 @@ def test_a_padded_embedding_has_tokens_without_text(padded_gpt2: Path) -> None:
     size = model.tokenizer.vocab_size
     assert model.token_bytes(size + 3) == b""
     bias = ((size + 3, 1e4),)
-    assert "".join(model.generate("Once", max_new_tokens=3, logit_bias=bias, seed=1)) == ""
+    assert "".join(model.stream("Once", max_new_tokens=3, logit_bias=bias, seed=1)) == ""
 
 
 def test_contexts_that_no_config_states_are_those_of_transformers() -> None:

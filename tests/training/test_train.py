@@ -82,7 +82,7 @@ def test_the_card_states_what_was_measured(trained: tuple[Path, Any]) -> None:
     for seed in (1, 5):
         assert f"Seed {seed}:" in card
     text = "".join(
-        load(str(folder)).generate(
+        load(str(folder)).stream(
             "Once upon a time", seed=5, max_new_tokens=120, temperature=0.8, top_p=0.95
         )
     )
@@ -247,7 +247,7 @@ def test_a_sample_that_fails_is_a_notice(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise NumericalError("The logits are NaN.")
 
-    monkeypatch.setattr("llmcli.api.LanguageModel.generate", broken)
+    monkeypatch.setattr("llmcli.api.LanguageModel.stream", broken)
     notices: list[str] = []
     result = train(tiny_run(tales, tmp_path / "m", max_steps=2), notify=notices.append)
     assert result is not None
