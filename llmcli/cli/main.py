@@ -14,6 +14,7 @@ from llmcli.cli.completion import completion
 from llmcli.cli.config import config
 from llmcli.cli.decode import decode
 from llmcli.cli.encode import encode
+from llmcli.cli.fill import fill
 from llmcli.cli.generate import generate
 from llmcli.cli.inspect import inspect
 from llmcli.cli.manual import help_command, man
@@ -68,6 +69,7 @@ for _command in (
     generate,
     chat,
     next_tokens,
+    fill,
     encode,
     decode,
     score,

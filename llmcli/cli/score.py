@@ -76,7 +76,9 @@ def score(
         def load(console: Console) -> Verb:
             from llmcli.tasks.score_batch import score_records
 
-            loaded = load_model(batch.placed(model), console, calibration=calibration)
+            loaded = load_model(
+                batch.placed(model), console, kinds=settings.kinds, calibration=calibration
+            )
             _keep_memory()
             return score_records(Scoring(model=loaded, request=settings.request()))
 
@@ -96,7 +98,7 @@ def score(
         figures, record = client.score("".join(parts), settings.request())
         show_totals(console, gates, figures, record)
         return
-    loaded = load_model(model, console, calibration=calibration)
+    loaded = load_model(model, console, kinds=settings.kinds, calibration=calibration)
     _keep_memory()
     read = records(
         found,

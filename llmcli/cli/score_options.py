@@ -13,8 +13,9 @@ from llmcli.cli.options import bundle, refuse_idle
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.records import RecordKind
+from llmcli.models.kinds import CAUSAL, MASKED, Kind
 from llmcli.models.options import LoadOptions, Precision
-from llmcli.scoring.windows import ConventionName
+from llmcli.scoring.windows import PSEUDO, ConventionName
 from llmcli.tasks.score import ScoreRequest, SortKey
 from llmcli.terminal.score import Unit
 
@@ -62,6 +63,11 @@ class ScoreSettings:
             raise InvalidInput(f"{' and '.join(shown)} exclude each other.", "Give one of them.")
         if self.html is not None:
             existing_parent(self.html)
+        if self.convention in PSEUDO and self.compares:
+            raise InvalidInput(
+                f"{shown[0]} does not go with --convention {self.convention}.",
+                "Score both models, and compare the figures.",
+            )
         if not (self.has_rows or batch.jsonl) and (self.sort or self.top):
             raise InvalidInput("--sort and --top go with --by and --jsonl.", "Add --by line, say.")
         if self.top_logprobs is not None and not (self.tokens or self.html):
@@ -80,6 +86,11 @@ class ScoreSettings:
                 max_ppl="--max-ppl",
                 max_bits_per_byte="--max-bits-per-byte",
             )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of model that the convention is for."""
+        return MASKED if self.convention in PSEUDO else CAUSAL
 
     @property
     def compares(self) -> bool:
@@ -137,7 +148,8 @@ score_options = bundle(
         type=click.Choice(get_args(ConventionName)),
         default="default",
         show_default=True,
-        help="Which tokens count, given what: ours, or another tool's, to compare with it.",
+        help="Which tokens count, given what: ours, or another tool's, to compare with it; pll and "
+        "pll-word-l2r for masked models (BERT).",
     ),
     click.option(
         "--stride",

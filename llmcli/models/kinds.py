@@ -37,6 +37,7 @@ _AFTER_PADDING = frozenset(
 Kind = Literal["causal", "encoder-decoder", "masked"]
 """What a model does: continues texts, answers a text with another, or fills gaps."""
 CAUSAL: tuple[Kind, ...] = ("causal",)
+MASKED: tuple[Kind, ...] = ("masked",)
 
 # Their positions are distances: what they can read is bounded by memory alone.
 RELATIVE_POSITIONS = frozenset(

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from llmcli._version import __version__
-from llmcli.errors import InvalidInput
+from llmcli.errors import InvalidInput, UnsupportedModel
 from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import ScoringDecoder
+    from llmcli.engine.masked import MaskedReader
     from llmcli.engine.packed_model import PackedModel
     from llmcli.engine.reading import Reading
     from llmcli.hub.resolve import ResolvedModel
@@ -277,6 +278,28 @@ class LanguageModel:
         module = Answering(self.module, source)
         decoder = TransformersDecoder(module, reading=self.reading, n_positions=self.n_positions)
         return self._calibrated(decoder)
+
+    def masked(self) -> MaskedReader:
+        """Return a reader of texts with gaps, for a masked model."""
+        with self.timed("import torch"):
+            from llmcli.engine.masked import MaskedReader
+
+        return MaskedReader(self.module)
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a gap.
+
+        Raises:
+            UnsupportedModel: its tokenizer has none.
+        """
+        found = self.tokenizer.mask_id
+        if found is None:
+            raise UnsupportedModel(
+                f"{self.name} has no token for a gap (mask_token).",
+                "Name it in tokenizer_config.json, or use another masked model.",
+            )
+        return found
 
     def _calibrated(self, decoder: ScoringDecoder) -> ScoringDecoder:
         if self.calibration is None:

@@ -30,6 +30,10 @@ _CLASSES: dict[Kind, str] = {
 }
 
 
+# Of a whole text, for a head beside the one that fills gaps.
+_POOLER = "{}.pooler."
+
+
 def load_module(
     model: LanguageModel, *, exact: bool = False, attn_implementation: str | None = None
 ) -> Any:
@@ -150,10 +154,17 @@ def _check_loading(model: LanguageModel, info: Mapping[str, Any], prefix: str) -
 def _unexpected(model: LanguageModel, names: Iterable[str], prefix: str) -> list[str]:
     """The tensors that nothing explains."""
     names = [name for name in names if not TABLES.search(name)]
-    heads = [name for name in names if not (name.startswith(f"{prefix}.") or LAYER.search(name))]
+    masked = model.kind == "masked"
+    heads = [
+        name
+        for name in names
+        if (masked and name.startswith(_POOLER.format(prefix)))
+        or not (name.startswith(f"{prefix}.") or LAYER.search(name))
+    ]
     if heads:
         shown = ", ".join(sorted(heads)[:3]) + (f" and {len(heads) - 3} more" if heads[3:] else "")
-        model.notify(f"The weights hold more than a language model, which is left out: {shown}.")
+        tell = model.detail if masked else model.notify  # BERT was trained with two heads
+        tell(f"The weights hold more than a language model, which is left out: {shown}.")
     return sorted(set(names) - set(heads))
 
 

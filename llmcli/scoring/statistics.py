@@ -160,6 +160,7 @@ class Score:
         nll: Negative log-likelihood, nats, summed over the tokens.
         complete: Whether every token of the text was scored; only then do the figures per word
             and per byte mean anything.
+        pseudo: Whether each token was given those around it, those after it too.
         interval: 95 % interval of the token perplexity, None where the text is too short.
         block_tokens: Tokens in a block of the bootstrap.
     """
@@ -169,6 +170,7 @@ class Score:
     bytes: int
     nll: float
     complete: bool = True
+    pseudo: bool = False
     interval: tuple[float, float] | None = None
     block_tokens: int = BLOCK_TOKENS
 
@@ -233,10 +235,12 @@ class Tally:
     Args:
         complete: Whether the convention scores every token (see Score).
         count_gaps: Count words as lm-evaluation-harness does.
+        pseudo: Whether the log-probabilities are a masked model's (see Score).
     """
 
     complete: bool = True
     count_gaps: bool = False
+    pseudo: bool = False
     nll: float = 0.0
     weight: float = 0.0
     counts: WordCount = field(default_factory=WordCount)
@@ -269,6 +273,7 @@ class Tally:
             bytes=self.counts.bytes,
             nll=self.nll,
             complete=self.complete,
+            pseudo=self.pseudo,
             interval=bounds and (bounded_exp(bounds[0]), bounded_exp(bounds[1])),
             block_tokens=self.blocks.size,
         )
@@ -286,7 +291,8 @@ class Means:
         for name in ("perplexity", "nll_per_token", "bits_per_byte"):
             value = getattr(score, name)
             if value is not None:
-                self.sums[name] = self.sums.get(name, 0.0) + value
+                named = f"pseudo_{name}" if score.pseudo else name
+                self.sums[named] = self.sums.get(named, 0.0) + value
 
     def record(self) -> dict[str, float]:
         return {name: value / self.rows for name, value in self.sums.items()}

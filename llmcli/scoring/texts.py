@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from llmcli.errors import InvalidInput
 from llmcli.scoring.statistics import Tally, WordCount
@@ -14,7 +14,6 @@ from llmcli.tokenization.large_text import encode_pieces
 from llmcli.tokenization.tokenizer import SpecialTokens, Tokenizer
 
 if TYPE_CHECKING:
-    from llmcli.scoring.likelihood import Likelihood
     from llmcli.scoring.token_scores import TokenScores
 
 K = TypeVar("K")
@@ -32,6 +31,14 @@ def split_pair(tokenizer: Tokenizer, prompt: str, text: str) -> tuple[list[int],
     whole = tokenizer.ids(prompt + text)
     length = len(tokenizer.ids(prompt.rstrip()))
     return whole[:length], whole[length:]
+
+
+class WindowScorer(Protocol):
+    """What gives a window's tokens their log-probabilities."""
+
+    def score(
+        self, windows: Iterable[tuple[K, Window]]
+    ) -> Iterator[tuple[K, Window, TokenScores]]: ...
 
 
 @dataclass(slots=True)
@@ -64,7 +71,7 @@ class TextScorer:
 
     tokenizer: Tokenizer
     convention: Convention
-    likelihood: Likelihood
+    likelihood: WindowScorer
     prompt: str = ""
     special: SpecialTokens = "text"
     threads: int | None = None
@@ -161,4 +168,8 @@ class TextScorer:
 
     def _tally(self) -> Tally:
         every = self.convention.scores_every_token or self.prompt_tokens > 0
-        return Tally(complete=every, count_gaps=self.convention.name == "lm-eval")
+        return Tally(
+            complete=every,
+            count_gaps=self.convention.name == "lm-eval",
+            pseudo=self.convention.pseudo,
+        )

@@ -15,8 +15,12 @@ from typing import Literal, get_args
 
 from llmcli.errors import InvalidInput
 
-ConventionName = Literal["default", "hf", "lm-eval", "llama.cpp"]
+ConventionName = Literal["default", "hf", "lm-eval", "llama.cpp", "pll", "pll-word-l2r"]
 
+PSEUDO: tuple[ConventionName, ...] = ("pll", "pll-word-l2r")
+"""Those of masked models."""
+
+_WITHOUT_STRIDE: tuple[ConventionName, ...] = ("lm-eval", "llama.cpp", *PSEUDO)
 HF_STRIDE = 512
 LLAMA_CPP_CONTEXT = 512
 
@@ -27,7 +31,8 @@ class Window:
 
     Attributes:
         tokens: Token ids, at most context + 1 of them.
-        first: Index in ``tokens`` of the first token that is scored, at least 1.
+        first: Index in ``tokens`` of the first token that is scored, at least 1; 0 in the
+            conventions of masked models, which read what follows a token, too.
         position: Index in the text of ``tokens[first]``; the text begins at 0, and a BOS that is
             scored itself is at -1.
         weight: How much each scored token counts in the mean; 1 but in the hf convention.
@@ -49,7 +54,7 @@ class Convention:
     """A named way to cut a text into windows.
 
     Attributes:
-        name: ``default``, ``hf``, ``lm-eval`` or ``llama.cpp``.
+        name: ``default``, ``hf``, ``lm-eval``, ``llama.cpp``, ``pll`` or ``pll-word-l2r``.
         context: The most tokens the model reads at once.
         stride: Tokens from the beginning of one window to that of the next.
         bos: The id put before the text, or None.
@@ -66,13 +71,13 @@ class Convention:
     bos_in_text: bool = False
 
     def __post_init__(self) -> None:
-        least = 4 if self.name == "llama.cpp" else 2
+        least = {"llama.cpp": 4, "pll": 1, "pll-word-l2r": 1}.get(self.name, 2)
         if self.context < least:
             raise InvalidInput(
                 f"The context is {self.context} tokens.",
                 f"The {self.name} convention needs at least {least}.",
             )
-        if self.name in ("lm-eval", "llama.cpp"):
+        if self.name in _WITHOUT_STRIDE:
             return
         if not 0 < self.stride < self.context:
             raise InvalidInput(
@@ -82,9 +87,14 @@ class Convention:
             )
 
     @property
+    def pseudo(self) -> bool:
+        """Whether it sums pseudo-log-likelihoods, each token given those around it."""
+        return self.name in PSEUDO
+
+    @property
     def scores_every_token(self) -> bool:
         """Whether each token of a text is scored exactly once, with weight 1."""
-        return self.bos is not None and self.name in ("default", "lm-eval")
+        return self.pseudo or (self.bos is not None and self.name in ("default", "lm-eval"))
 
     def windows(self, pieces: Iterable[Sequence[int]], *, skip: int = 0) -> Iterator[Window]:
         """Cut a text into windows, in order.
@@ -136,13 +146,13 @@ def make_convention(
         )
     if context is None:
         context = min(LLAMA_CPP_CONTEXT, n_positions) if name == "llama.cpp" else n_positions
-    if stride is not None and name in ("lm-eval", "llama.cpp"):
+    if stride is not None and name in _WITHOUT_STRIDE:
         raise InvalidInput(
             f"The {name} convention has no stride.", "Leave out --stride, or set --context."
         )
     if stride is None:
         stride = HF_STRIDE if name == "hf" and context > HF_STRIDE else max(1, context // 2)
-    if name in ("lm-eval", "llama.cpp"):
+    if name in _WITHOUT_STRIDE:
         stride = context
     return Convention(
         name=name,
@@ -156,6 +166,11 @@ def make_convention(
 def _choose_bos(name: ConventionName, bos_id: int | None, bos: bool | None) -> int | None:
     if name == "lm-eval" and bos is False:
         raise InvalidInput("The lm-eval convention always begins with BOS.", "Leave out --no-bos.")
+    if name in PSEUDO and bos is not None:
+        raise InvalidInput(
+            f"The {name} convention reads a text between the tokens that its tokenizer adds.",
+            "Leave out --bos and --no-bos.",
+        )
     wanted = name in ("default", "lm-eval") if bos is None else bos
     if wanted and bos_id is None:
         raise InvalidInput(
@@ -284,9 +299,25 @@ def _llama_cpp(convention: Convention, pieces: Iterable[Sequence[int]]) -> Itera
         tape.drop(begin)
 
 
+def _side_by_side(convention: Convention, pieces: Iterable[Sequence[int]]) -> Iterator[Window]:
+    """Stretches of at most a context, each token of which is asked for."""
+    tape = _Tape(pieces, None)
+    begin = 0
+    while (end := tape.fill(begin + convention.context)) > begin:
+        yield Window(tape.take(begin, end), 0, begin)
+        begin = end
+        tape.drop(begin)
+
+
 _GENERATORS: dict[
     ConventionName, Callable[[Convention, Iterable[Sequence[int]]], Iterator[Window]]
-] = {"default": _default, "hf": _hf, "lm-eval": _lm_eval, "llama.cpp": _llama_cpp}
+] = {
+    "default": _default,
+    "hf": _hf,
+    "lm-eval": _lm_eval,
+    "llama.cpp": _llama_cpp,
+    **dict.fromkeys(PSEUDO, _side_by_side),
+}
 
 
 def _without_prompt(found: Iterator[Window], skip: int) -> Iterator[Window]:

@@ -6,21 +6,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmcli.errors import GateFailed, InvalidInput
+from llmcli.scoring.windows import PSEUDO
 from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.scoring.comparison import Comparison
-    from llmcli.scoring.likelihood import Likelihood
     from llmcli.scoring.statistics import Score, Tally
-    from llmcli.scoring.texts import TextScorer
+    from llmcli.scoring.texts import TextScorer, WindowScorer
     from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Convention, ConventionName, Window
     from llmcli.tokenization.tokenizer import SpecialTokens
@@ -76,8 +76,9 @@ class Gates:
             GateFailed: the text is above one of them.
             InvalidInput: the convention gives no such figure.
         """
+        pseudo = "pseudo-" if score.pseudo else ""
         limits = (
-            ("perplexity", "--max-ppl", self.max_ppl, score.perplexity),
+            (f"{pseudo}perplexity", "--max-ppl", self.max_ppl, score.perplexity),
             (
                 "bits per byte",
                 "--max-bits-per-byte",
@@ -185,9 +186,12 @@ class Scoring:
         for model in models or (self.model,):
             if chosen.context is not None and not model.states_context:
                 model.limit_context(chosen.context)
+        positions = min(model.n_positions for model in models or (self.model,))
+        if chosen.convention in PSEUDO:
+            positions -= sum(map(len, tokenizer.template))
         return make_convention(
             chosen.convention,
-            n_positions=min(model.n_positions for model in models or (self.model,)),
+            n_positions=positions,
             bos_id=tokenizer.start_id,
             context=chosen.context,
             stride=chosen.stride,
@@ -199,15 +203,18 @@ class Scoring:
         self,
         convention: Convention,
         *,
-        likelihood: Likelihood | None = None,
+        likelihood: WindowScorer | None = None,
         model: LanguageModel | None = None,
     ) -> TextScorer:
         """What scores texts with the model (with another ``model``)."""
         from llmcli.scoring.likelihood import Likelihood
         from llmcli.scoring.texts import TextScorer
+        from llmcli.tasks.pseudo import pseudo_likelihood
 
         model = model or self.model
-        if likelihood is None:
+        if likelihood is None and convention.pseudo:
+            likelihood = pseudo_likelihood(model, convention, self.request)
+        elif likelihood is None:
             likelihood = Likelihood(
                 model.decoder(),
                 batch_size=self.request.batch_size,
@@ -329,11 +336,9 @@ def _same_tokens(first: LanguageModel, second: LanguageModel) -> bool:
 
 
 def figures(score: Score) -> dict[str, Any]:
-    """A score ready for JSON."""
-    return {
-        "tokens": score.tokens,
-        "words": score.words,
-        "bytes": score.bytes,
+    """A score ready for JSON; what a masked model gives is named pseudo-."""
+    counts = {"tokens": score.tokens, "words": score.words, "bytes": score.bytes}
+    likelihoods = {
         "nll": score.nll,
         "nll_per_token": score.nll_per_token,
         "perplexity": score.perplexity,
@@ -341,12 +346,15 @@ def figures(score: Score) -> dict[str, Any]:
         "byte_perplexity": score.byte_perplexity,
         "bits_per_byte": score.bits_per_byte,
     }
+    prefix = "pseudo_" if score.pseudo else ""
+    return {**counts, **{f"{prefix}{name}": value for name, value in likelihoods.items()}}
 
 
 def interval_record(score: Score) -> dict[str, Any]:
     """The interval of the perplexity and how it was made, ready for JSON."""
+    prefix = "pseudo_" if score.pseudo else ""
     return {
-        "perplexity_interval": None if score.interval is None else list(score.interval),
+        f"{prefix}perplexity_interval": None if score.interval is None else list(score.interval),
         "interval": {
             "level": 0.95,
             "method": "block bootstrap",
@@ -402,95 +410,3 @@ def height(key: str | None, score: Score) -> float:
         return score.nll
     value = score.bits_per_byte if key == "bits-per-byte" else score.perplexity
     return -math.inf if value is None else value
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenToken:
-    """A token of a text and what a model thought of it.
-
-    Attributes:
-        index: Its place in the text, from 0.
-        id: Its id.
-        data: Its bytes.
-        offset: Where in the text's bytes it begins.
-        logprob: Natural log of its probability; None where it was not scored.
-        rank: Its place among all tokens, from 1.
-        entropy: Of the model's distribution, nats.
-        top: The likeliest tokens: id, bytes, logprob.
-    """
-
-    index: int
-    id: int
-    data: bytes
-    offset: int
-    logprob: float | None = None
-    rank: int | None = None
-    entropy: float | None = None
-    top: tuple[tuple[int, bytes, float], ...] = ()
-
-    @property
-    def bits(self) -> float | None:
-        """Surprisal: -log2 of the probability."""
-        return None if self.logprob is None else -self.logprob / math.log(2)
-
-
-def token_record(token: SeenToken) -> dict[str, Any]:
-    """A token ready for JSON."""
-    return {
-        "index": token.index,
-        "token": token.data.decode("utf-8", "replace"),
-        "bytes": list(token.data),
-        "id": token.id,
-        "offset": token.offset,
-        "logprob": token.logprob,
-        "rank": token.rank,
-        "entropy": token.entropy,
-        "top_logprobs": [
-            {"token": data.decode("utf-8", "replace"), "id": token_id, "logprob": logprob}
-            for token_id, data, logprob in token.top
-        ],
-    }
-
-
-class SeenTokens:
-    """Turns scored windows into the tokens of the text, those not scored among them."""
-
-    def __init__(self, scorer: TextScorer) -> None:
-        self._tokenizer = scorer.tokenizer
-        self._prompt_tokens = self._next = scorer.prompt_tokens
-        self._offset = 0
-
-    def of(self, window: Window, scores: TokenScores) -> Iterator[SeenToken]:
-        """The tokens that a window adds, in order."""
-        first = window.first
-        skipped = max(0, min(window.position - self._next, first))
-        for token_id in window.tokens[first - skipped : first]:
-            yield self._token(token_id)
-        for index, token_id in enumerate(window.tokens[first:]):
-            if window.position + index < 0:
-                continue  # a BOS that is scored: not of the text
-            yield self._token(
-                token_id,
-                logprob=scores.logprobs[index],
-                rank=scores.ranks[index],
-                entropy=scores.entropies[index],
-                top=tuple(
-                    (other, self._tokenizer.token_bytes(other), logprob)
-                    for other, logprob in scores.top[index]
-                ),
-            )
-
-    def _token(self, token_id: int, **seen: Any) -> SeenToken:
-        data = self._tokenizer.token_bytes(token_id)
-        if self._next == 0 and self._tokenizer.spelling.prefix_space:
-            data = data.removeprefix(b" ")
-        token = SeenToken(
-            index=self._next - self._prompt_tokens,
-            id=token_id,
-            data=data,
-            offset=self._offset,
-            **seen,
-        )
-        self._next += 1
-        self._offset += len(data)
-        return token

@@ -22,7 +22,7 @@ def score_records(scoring: Scoring) -> Verb:
     """
     model, request = scoring.model, scoring.request
     convention = scoring.convention()
-    alone = model.decoder().rows_alike == 1
+    alone = convention.pseudo or model.decoder().rows_alike == 1
 
     def work(records: Iterator[Record | None], should_stop: Callable[[], bool]) -> Iterator[Answer]:
         texts = (record for record in records if record is not None)

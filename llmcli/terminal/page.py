@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from llmcli.tasks.score import SeenToken
+from llmcli.tasks.seen_tokens import SeenToken
 from llmcli.terminal.surprisal import Stretch, stretches
 
 _STRETCHES = "/*STRETCHES*/"

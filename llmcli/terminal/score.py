@@ -19,14 +19,12 @@ from llmcli.tasks.score import (
     Gates,
     OnWindow,
     Scoring,
-    SeenToken,
-    SeenTokens,
     SortKey,
     figures,
     height,
     nothing_scored,
-    token_record,
 )
+from llmcli.tasks.seen_tokens import SeenToken, SeenTokens, token_record
 from llmcli.terminal.console import Console
 from llmcli.terminal.score_progress import score_progress
 from llmcli.terminal.score_table import row_header, row_line, score_table, versus_table
@@ -339,7 +337,7 @@ class _Rows:
     def _text_row(self, record: Record, score: Score) -> None:
         console = self._console
         if not self._shown:
-            console.write_raw(row_header())
+            console.write_raw(row_header(pseudo=score.pseudo))
         self._shown += 1
         label = record.name if self._by == "file" else f"{record.place}: {record.text}"
         width = console.width if console.stdout_is_terminal else None

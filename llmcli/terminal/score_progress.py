@@ -52,10 +52,11 @@ def score_progress(
         total = scoring.total
         if total.weight:
             rate = seen / (time.perf_counter() - start)
-            sofar = total.score(interval=False).perplexity
+            score = total.score(interval=False)
+            sofar = f"{'pseudo-' if score.pseudo else ''}perplexity so far {score.perplexity:.4g}"
             bar.update(
                 task,
-                description=f"{seen:,} tokens, {rate:,.0f} tokens/s, perplexity so far {sofar:.4g}",
+                description=f"{seen:,} tokens, {rate:,.0f} tokens/s, {sofar}",
             )
 
     with bar:

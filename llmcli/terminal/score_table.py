@@ -25,12 +25,14 @@ def score_table(record: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     table = _table()
-    table.add_row("perplexity", number(record["perplexity"]), _interval(record))
-    table.add_row("NLL per token", number(record["nll_per_token"]), "nats")
-    table.add_row("NLL", number(record["nll"], 8), "nats")
+    prefix = "pseudo_" if "pseudo_nll" in record else ""
+    label = prefix.replace("_", "-")
+    table.add_row(f"{label}perplexity", number(record[f"{prefix}perplexity"]), _interval(record))
+    table.add_row(f"{label}NLL per token", number(record[f"{prefix}nll_per_token"]), "nats")
+    table.add_row(f"{label}NLL", number(record[f"{prefix}nll"], 8), "nats")
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
-        if record[name] is not None:
-            table.add_row(name.replace("_", " "), number(record[name]), "")
+        if (value := record[f"{prefix}{name}"]) is not None:
+            table.add_row(label + name.replace("_", " "), number(value), "")
     for name in ("tokens", "words", "bytes"):
         table.add_row(name, f"{record[name]:,}", "")
     if "rows" in record:
@@ -66,17 +68,17 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
     return Group(table, footer)
 
 
-def row_header() -> str:
+def row_header(*, pseudo: bool = False) -> str:
     """The line above the rows."""
-    return f"{'perplexity':>12} {'bits/byte':>10} {'tokens':>8}  text\n"
+    names = ("pseudo-ppl", "pseudo-b/B") if pseudo else ("perplexity", "bits/byte")
+    return f"{names[0]:>12} {names[1]:>10} {'tokens':>8}  text\n"
 
 
 def row_line(figures: Mapping[str, Any], label: str, *, width: int | None) -> str:
     """A row: its figures and what it is, cut to the terminal's width where there is one."""
-    head = (
-        f"{number(figures['perplexity']):>12} {number(figures['bits_per_byte'], 4):>10} "
-        f"{figures['tokens']:>8,}  "
-    )
+    prefix = "pseudo_" if "pseudo_nll" in figures else ""
+    perplexity, bits = figures[f"{prefix}perplexity"], figures[f"{prefix}bits_per_byte"]
+    head = f"{number(perplexity):>12} {number(bits, 4):>10} {figures['tokens']:>8,}  "
     label = one_line(label)
     room = None if width is None else max(8, width - len(head))
     if room is not None and len(label) > room:
@@ -95,7 +97,7 @@ def _table() -> Table:
 
 
 def _interval(record: Mapping[str, Any]) -> str:
-    bounds = record["perplexity_interval"]
+    bounds = record.get("perplexity_interval", record.get("pseudo_perplexity_interval"))
     if bounds is None:
         return ""
     blocks = record["interval"]["block_tokens"]
@@ -116,6 +118,11 @@ def _who(record: Mapping[str, Any]) -> str:
 
 def _windows(record: Mapping[str, Any]) -> str:
     bos = "BOS first" if record["bos"] else "no BOS: the first token is not scored"
+    if "pseudo_nll" in record:
+        return (
+            f"convention {record['convention']} (pseudo-log-likelihood: each token given those "
+            f"around it), stretches of {record['context']} tokens"
+        )
     return (
         f"convention {record['convention']}, context {record['context']}, "
         f"stride {record['stride']}, {bos}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from llmcli.tasks.score import SeenToken
+from llmcli.tasks.seen_tokens import SeenToken
 from llmcli.terminal.escaping import escape_controls
 from llmcli.terminal.tokens import escaped_token
 

@@ -132,6 +132,13 @@ class Tokenizer:
         return self.eos_id if self.bos_id is None else self.bos_id
 
     @cached_property
+    def mask_id(self) -> int | None:
+        """The id that stands for a gap; None where the model's files name none."""
+        texts = (named_token(self.folder, "mask_token"), "[MASK]", "<mask>")
+        ids = [self.backend.token_to_id(text) for text in texts if text is not None]
+        return next((each for each in ids if each in self.special_ids), None)
+
+    @cached_property
     def adds_bos(self) -> bool:
         """Whether the tokenizer's own template puts its first token in front of a text."""
         with self._native():

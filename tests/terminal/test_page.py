@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from browsers import BROWSER, DRIVER
 
-from llmcli.tasks.score import SeenToken
+from llmcli.tasks.seen_tokens import SeenToken
 from llmcli.terminal.page import SurprisalPage
 
 SUMMARY = {
