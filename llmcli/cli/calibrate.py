@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +24,7 @@ from llmcli.cli.options import (
 from llmcli.cli.sampling_options import SamplingOptions, seed_option, shape_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import BatchHadErrors, InvalidInput
+from llmcli.extras import missing_package
 from llmcli.io.files import existing_parent
 from llmcli.io.records import Columns, Record, Source, records, rows_at_hand, sources
 from llmcli.models.options import LoadOptions
@@ -55,6 +57,8 @@ _TOLD = 3
     help="Begin-of-text before the first token, which otherwise is not scored.",
 )
 @click.option("--save", metavar="FILE", help="Keep what was fitted, for --calibration.")
+@click.option("--html", metavar="FILE", help="Write a page to look at, complete in itself.")
+@click.option("--png", metavar="FILE", help="Write a picture; needs matplotlib.")
 @click.option("--labels", metavar="FILE", help="Records with a text and its label: for 'classify'.")
 @click.option("--generations", is_flag=True, help="Of what the model writes itself, by depth.")
 @click.option(
@@ -145,13 +149,21 @@ def calibrate(
     Examples:
       llmcli calibrate -i chapter.txt
       llmcli calibrate --bins 20 --json -i chapter.txt
-      llmcli calibrate --save story.toml -i chapter.txt
+      llmcli calibrate --save story.toml --html story.html -i chapter.txt
       llmcli calibrate --generations --match entropy -i chapter.txt
       llmcli calibrate --labels reviews.jsonl --template "{input}\\nSentiment:" --save reviews.toml
     """
     target = None if save is None else existing_parent(save, inputs=inputs.files)
-    call = _Call(inputs, asked, model, console, target, own)
+    pictures = _Pictures(
+        *(
+            None if own[name] is None else existing_parent(own[name], inputs=inputs.files)
+            for name in ("html", "png")
+        )
+    )
     _refuse_others(own)
+    if pictures.png is not None and find_spec("matplotlib") is None:
+        raise missing_package("A picture", "pictures")
+    call = _Call(inputs, asked, model, console, target, pictures, own)
     if own["generations"]:
         call.generations(text, sampling)
     elif own["labels"] is None:
@@ -180,7 +192,7 @@ def _refuse_others(own: Mapping[str, Any]) -> None:
     if own["labels"] is None:
         refuse_idle("goes with --labels", **_LABEL_FLAGS, field="--field")
     else:
-        refuse_idle("does not go with --labels", **_WINDOW_FLAGS)
+        refuse_idle("does not go with --labels", **_WINDOW_FLAGS, html="--html", png="--png")
 
 
 _WINDOW_FLAGS = {"context": "--context", "stride": "--stride"}
@@ -218,6 +230,25 @@ _LABEL_FLAGS = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Pictures:
+    """Where to draw what was found."""
+
+    html: Path | None
+    png: Path | None
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Draw a record as --json prints it."""
+        if self.html is None and self.png is None:
+            return
+        from llmcli.terminal.calibration_page import write_page, write_picture
+
+        if self.html is not None:
+            write_page(self.html, record)
+        if self.png is not None:
+            write_picture(self.png, record)
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
     """What was asked for."""
 
@@ -226,6 +257,7 @@ class _Call:
     model: LoadOptions
     console: Console
     save: Path | None
+    pictures: _Pictures
     own: Mapping[str, Any]
 
     def tokens(self, text: str | None) -> None:
@@ -242,14 +274,19 @@ class _Call:
             for record in records(found, kind="whole", errors=self.inputs.errors):
                 yield from record.parts
 
+        from llmcli.tasks.provenance import provenance
+        from llmcli.terminal.progress import count_progress
+
         names = ("bins", "holdout", "context", "stride", "bos")
-        result, convention = calibrate(loaded, parts(), **{name: self.own[name] for name in names})
-        record = calibration_record(result, convention)
+        with count_progress(console, "tokens") as show:
+            result, convention = calibrate(
+                loaded, parts(), **{name: self.own[name] for name in names}, on_tokens=show
+            )
+        record = {**calibration_record(result, convention), **provenance(loaded)}
+        self.pictures.write(record)
 
         def show_json() -> None:
-            from llmcli.tasks.provenance import provenance
-
-            console.record({**record, **provenance(loaded)})
+            console.record(record)
 
         def show_error() -> None:
             console.line(f"{result.ece:.6g}")
@@ -309,6 +346,7 @@ class _Call:
         with count_progress(console, "tokens drawn") as show:
             answer = calibrate_generations(loaded, prompts, request, on_tokens=show)
         record = answer.to_dict()
+        self.pictures.write(record)
 
         def show_json() -> None:
             console.record(record)

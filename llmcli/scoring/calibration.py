@@ -32,8 +32,10 @@ from llmcli.scoring.temperature import (
 
 Doubles = npt.NDArray[np.float64]
 
-# Bins of the histogram behind the figures that are not of --bins; about so many.
-_FINE = 4096
+# Bins of the histogram behind the figures that are not of --bins, about so many; and of those at
+# other temperatures.
+_FINE = 1 << 16
+_NEAR = 1 << 12
 RESAMPLES = 1000
 SEED = 20_240_501
 LEAST_TO_FIT = 200
@@ -52,10 +54,13 @@ class Sums:
 
     def __init__(self, bins: int) -> None:
         self.bins = bins
-        self.per_bin = math.ceil(_FINE / bins)
+        self.per_bin = math.ceil(_NEAR / bins)
+        per_bin = math.ceil(_FINE / bins)
         self.totals = np.zeros(COLUMNS)
         self.brier = 0.0
         self.tokens = 0
+        # By the finest bins of the confidence: how many, summed confidence, how many correct.
+        self.fine = np.zeros((bins * per_bin, 3))
         # For each of BETAS by fine bins of the confidence at it: how many, how many correct, and
         # summed confidence at it and its two neighbours (at the ends, the next two).
         self._near = np.zeros((len(BETAS), bins * self.per_bin, 5))
@@ -81,6 +86,7 @@ class Sums:
             kept = np.column_stack([ones, correct, confidences[:, first : first + 3]])
             np.add.at(table, self._fine_bin(confidences[:, index]), kept)
         columns = [ones, confidence, correct]
+        np.add.at(self.fine, _bin(confidence, len(self.fine)), np.column_stack(columns))
         coarse = self._fine_bin(confidence) // self.per_bin
         for index, column in enumerate(columns):
             begin = index * self.bins
@@ -95,9 +101,7 @@ class Sums:
             self._close()
 
     def _fine_bin(self, confidence: Doubles) -> npt.NDArray[np.int64]:
-        """Bins are (lo, hi], and 0 is in the first."""
-        size = self._near.shape[1]
-        return np.clip(np.ceil(confidence * size).astype(np.int64) - 1, 0, size - 1)
+        return _bin(confidence, self._near.shape[1])
 
     def _close(self) -> None:
         self._blocks.append(self._open)
@@ -113,14 +117,14 @@ class Sums:
         return np.array(rows).reshape(-1, 3 * self.bins + COLUMNS)
 
     @property
-    def fine(self) -> Doubles:
-        """[fine bins, 3]: how many, summed confidence, how many correct."""
+    def near(self) -> Doubles:
+        """[``per_bin`` for each bin, 3]: the same as `fine` in bins that are less fine."""
         found: Doubles = self._near[ONE][:, [0, 3, 1]]
         return found
 
     def table(self) -> Doubles:
         """[bins, 3]: the same by the bins that the figures are of."""
-        found: Doubles = self.fine.reshape(self.bins, self.per_bin, 3).sum(axis=1)
+        found: Doubles = self.near.reshape(self.bins, self.per_bin, 3).sum(axis=1)
         return found
 
     def table_at(self, beta: float) -> Doubles:
@@ -143,6 +147,11 @@ class Sums:
         coarse = self._fine_bin(means) // self.per_bin
         np.add.at(found, coarse, np.column_stack([used[:, 0], confidence, used[:, 1]]))
         return found
+
+
+def _bin(confidence: Doubles, size: int) -> npt.NDArray[np.int64]:
+    """Which of bins of equal width, which are (lo, hi]; 0 is in the first."""
+    return np.clip(np.ceil(confidence * size).astype(np.int64) - 1, 0, size - 1)
 
 
 def _first_of_three(index: int) -> int:
@@ -219,9 +228,9 @@ def noise_floor(sums: Sums) -> tuple[float, float]:
 
     Outcomes are drawn anew from the confidences, in fine bins.
     """
-    used = sums.fine[:, 0] > 0
-    counts = sums.fine[used, 0].astype(np.int64)
-    confidence = sums.fine[used, 1]
+    used = sums.near[:, 0] > 0
+    counts = sums.near[used, 0].astype(np.int64)
+    confidence = sums.near[used, 1]
     chance = np.clip(confidence / counts, 0, 1)
     coarse = np.nonzero(used)[0] // sums.per_bin
     starts = np.unique(coarse, return_index=True)[1]

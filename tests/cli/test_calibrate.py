@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file, save_file
 
 from llmcli.api import load
 from llmcli.cli.main import cli
@@ -151,6 +153,35 @@ def test_a_file_that_is_not_of_this_model(
 )
 def test_bad_input(tiny_gpt2: Path, args: tuple[str, ...], message: str) -> None:
     assert message in run(tiny_gpt2, *args, code=2).stderr
+
+
+def test_a_page_and_a_picture(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, picture = tmp_path / "page.html", tmp_path / "picture.png"
+    found = json.loads(run(tiny_gpt2, "--json", "--html", str(page), TEXT).stdout)
+    data = page.read_text("utf-8").split('id="record">')[1].split("</script>")[0]
+    assert json.loads(data) == found
+    monkeypatch.setattr("llmcli.cli.calibrate.find_spec", lambda name: None)
+    error = run(tiny_gpt2, "--png", str(picture), TEXT, code=1).stderr
+    assert "A picture needs packages that are not installed. Run: " in error
+    assert not picture.exists()
+    missing = str(tmp_path / "no" / "page.html")
+    assert "folder is missing" in run(tiny_gpt2, "--html", missing, TEXT, code=2).stderr
+
+
+def test_nan_names_the_token(tiny_gpt2: Path, tmp_path: Path) -> None:
+    model = tmp_path / "nan"
+    shutil.copytree(tiny_gpt2, model)
+    weights = load_file(model / "model.safetensors")
+    weights["transformer.wpe.weight"][5] = 3e38  # a number, whose square is none
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    for args in ([], ["--generations", "--samples", "2", "--length", "8"]):
+        error = run(model, *args, *([] if args else [TEXT]), code=1).stderr
+        assert "NaN" in error
+        assert error.count("\n") == 1
+    labels = ["--labels", "a,b", "--template", "{input}:", TEXT[:30]]
+    assert "NaN" in run(model, *labels, command="classify", code=1).stderr
 
 
 @pytest.mark.parametrize("args", [["score"], ["calibrate"], ["rank", "--prompt", "The fox"]])
