@@ -13,6 +13,7 @@ from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.help import command
 from llmcli.cli.options import load_model, model_options, output_options
 from llmcli.cli.sampling_options import SamplingOptions, sampling_options, seed_option
+from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
 from llmcli.io.prompts import read_prompt
@@ -20,7 +21,9 @@ from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.tasks.chat import Conversation
+    from llmcli.models.language_model import LanguageModel
+    from llmcli.tasks.chat import Dialogue, Message
+    from llmcli.tasks.remote import Client
 
 
 @command()
@@ -47,12 +50,14 @@ if TYPE_CHECKING:
 )
 @sampling_options
 @seed_option
+@server_options
 @model_options
 @output_options
 def chat(
     message: tuple[str, ...],
     sampling: SamplingOptions,
     seed: int | None,
+    server: ServerOptions,
     model: LoadOptions,
     console: Console,
     **own: Any,
@@ -78,12 +83,22 @@ def chat(
     text = None if at_terminal else read_prompt(message, (), notify=console.notice)
     if text is not None and not text.strip():
         raise InvalidInput("The message is empty.", "Say something.")
-    talk = _begin(options, given, sampling, model, console)
+    client = None if server.server is None else server.client(model, _REMOTE)
+    talk = _begin(options, given, sampling, client or model, console)
     if text is not None:
         if _answer_once(talk, text, options, console):
             raise SystemExit(INTERRUPTED)
         return
     _talk(talk, options, console)
+
+
+# What a server takes of the command's options.
+_REMOTE = {
+    *("system", "load_file", "save_file", "go_on", "markdown", "seed", "max_new_tokens"),
+    *("min_new_tokens", "temperature", "greedy", "top_k", "top_p", "min_p", "typical_p", "top_h"),
+    *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "presence_penalty"),
+    *("frequency_penalty", "no_repeat_ngram_size", "logit_bias"),
+}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -107,32 +122,65 @@ def _begin(
     options: ChatOptions,
     given: dict[str, Any],
     sampling: SamplingOptions,
-    model: LoadOptions,
+    model: LoadOptions | Client,
     console: Console,
-) -> Conversation:
-    from llmcli.tasks.chat import Conversation, read_messages, template_for
-    from llmcli.tasks.prompts import sampling_params
+) -> Dialogue:
+    from llmcli.tasks.chat import read_messages
 
     messages = []
     if options.load_file:
         messages = read_messages(Path(options.load_file))
     elif options.go_on:
         messages = read_messages(_folder() / "last.jsonl")
-    loaded = load_model(model, console)
-    given = {**given, **sampling.by_token(loaded), "num_beams": 1}
-    talk = Conversation(
-        model=loaded,
-        template=template_for(loaded, options.template),
-        params=sampling_params(loaded, given),
-        special=options.special,
-        messages=messages,
-    )
+    if isinstance(model, LoadOptions):
+        talk = _begin_here(options, given, sampling, load_model(model, console), messages)
+    else:
+        talk = _begin_there(given, sampling, model, messages)
     if options.system is not None:
         talk.system = options.system
     return talk
 
 
-def _answer_once(talk: Conversation, text: str, options: ChatOptions, console: Console) -> bool:
+def _begin_here(
+    options: ChatOptions,
+    given: dict[str, Any],
+    sampling: SamplingOptions,
+    loaded: LanguageModel,
+    messages: list[Message],
+) -> Dialogue:
+    from llmcli.tasks.chat import Conversation, template_for
+    from llmcli.tasks.prompts import sampling_params
+
+    return Conversation(
+        model=loaded,
+        template=template_for(loaded, options.template),
+        params=sampling_params(loaded, {**given, **sampling.by_token(loaded), "num_beams": 1}),
+        special=options.special,
+        messages=messages,
+    )
+
+
+def _begin_there(
+    given: dict[str, Any], sampling: SamplingOptions, client: Client, messages: list[Message]
+) -> Dialogue:
+    from llmcli.tasks.prompts import new_seed
+    from llmcli.tasks.provenance import params_of
+    from llmcli.tasks.remote import RemoteModel
+    from llmcli.tasks.remote_chat import RemoteConversation
+
+    served = client.served()
+    given.setdefault("seed", new_seed())
+    return RemoteConversation(
+        client=client,
+        model=RemoteModel(served["about"]),
+        limit=served["max_model_len"],
+        logit_bias=client.logit_bias(sampling.logit_bias),
+        params=params_of({**served["sampling"], **given}),
+        messages=messages,
+    )
+
+
+def _answer_once(talk: Dialogue, text: str, options: ChatOptions, console: Console) -> bool:
     """Answer one message; whether Ctrl-C cut the answer short."""
     from llmcli.tasks.chat import Reply, reply_record
     from llmcli.tasks.provenance import provenance, settings_record
@@ -149,14 +197,14 @@ def _answer_once(talk: Conversation, text: str, options: ChatOptions, console: C
     if streams:
         console.write_raw("\n")
         console.flush()
-    about = {**provenance(talk.model), "sampling": settings_record(talk.params)}
+    about = {**provenance(talk.source), "sampling": settings_record(talk.params)}
     console.json_only(reply_record(talk, reply, about))
     if reply.dropped_messages:
         console.notice(f"The oldest {reply.dropped_messages} messages did not fit the context.")
     return interrupted.set
 
 
-def _keep(talk: Conversation, options: ChatOptions) -> None:
+def _keep(talk: Dialogue, options: ChatOptions) -> None:
     """Save the conversation for --continue, and where --save says."""
     from llmcli.tasks.chat import save_messages
 
@@ -168,7 +216,7 @@ def _keep(talk: Conversation, options: ChatOptions) -> None:
         save_messages(Path(options.save_file), talk.messages)
 
 
-def _talk(talk: Conversation, options: ChatOptions, console: Console) -> None:
+def _talk(talk: Dialogue, options: ChatOptions, console: Console) -> None:
     """The conversation at a terminal."""
     from llmcli.tasks.chat import Reply
     from llmcli.terminal.chat import Chat, Talk
@@ -197,7 +245,7 @@ def _talk(talk: Conversation, options: ChatOptions, console: Console) -> None:
     ).run(InterruptFlag)
 
 
-def _command(talk: Conversation, options: ChatOptions, name: str, words: list[str]) -> str:
+def _command(talk: Dialogue, options: ChatOptions, name: str, words: list[str]) -> str:
     """Run a slash command; returns what to show.
 
     Raises:
@@ -240,10 +288,10 @@ def _command(talk: Conversation, options: ChatOptions, name: str, words: list[st
         return f"{len(talk.messages)} messages were read."
     if name == "/tokens":
         count = len(talk.ids(talk.messages)) if talk.messages else 0
-        return f"{count} of {talk.model.n_positions} tokens."
+        return f"{count} of {talk.context} tokens."
     params = talk.params
     return (
-        f"{talk.model.name}, {talk.model.precision}; template {talk.template.name}; temperature "
+        f"{talk.source.name}, {talk.source.precision}; template {talk.template_name}; temperature "
         f"{params.temperature:g}, top-p {params.top_p:g}, top-k {params.top_k}, at most "
         f"{params.max_new_tokens} tokens an answer, seed {params.seed}."
     )

@@ -40,7 +40,8 @@ from llmcli.serve.schema import (
     parse,
 )
 from llmcli.serve.tokens import detokenize, tokenize, tokenizer_info
-from llmcli.tasks.provenance import provenance
+from llmcli.tasks.prompts import sampling_params
+from llmcli.tasks.provenance import provenance, settings_record
 
 if TYPE_CHECKING:
     from llmcli.tokenization.chat import ChatTemplate
@@ -277,6 +278,10 @@ class App:
             "max_model_len": self.engine.n_positions,
             "precision": self._model.precision,
             "revision": self._model.revision,
+            "llmcli": {
+                "about": provenance(self._model),
+                "sampling": settings_record(sampling_params(self._model, {"num_beams": 1})),
+            },
         }
         name = request.path_params.get("name")
         if name is None:

@@ -69,6 +69,7 @@ class Plan:
         echo: Whether the prompt stands before its continuation.
         logprobs: How many alternatives are told of each token; None for no log-probabilities.
         token_events: Whether each step is told in full.
+        record: Which record of a job the first prompt is; it goes into the random numbers.
     """
 
     prompts: list[PlannedPrompt]
@@ -81,6 +82,7 @@ class Plan:
     echo: bool = False
     logprobs: int | None = None
     token_events: bool = False
+    record: int = 0
 
     @property
     def prompt_tokens(self) -> int:
@@ -101,12 +103,12 @@ class Plan:
             Request(
                 prompt=planned.prompt,
                 params=for_prompt(self.params, planned.tokens),
-                record=record,
+                record=self.record + place,
                 index=index,
                 prompt_logprobs=self.logprobs if self._tells_prompt(index) else None,
                 prompt_only=self.max_tokens == 0,
             )
-            for record, planned in enumerate(self.prompts)
+            for place, planned in enumerate(self.prompts)
             for index in range(self.best_of)
         ]
 
@@ -153,6 +155,7 @@ def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
         echo=bool(asked.echo),
         logprobs=logprobs,
         token_events=bool(asked.token_events),
+        record=asked.record,
     )
 
 
@@ -180,6 +183,7 @@ def plan_chat(model: LanguageModel, asked: ChatRequest, template: ChatTemplate) 
         include_usage=_include_usage(asked),
         logprobs=logprobs,
         token_events=bool(asked.token_events),
+        record=asked.record,
     )
 
 

@@ -81,6 +81,7 @@ class Sampling(Filters, kw_only=True):
     keep_stop: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0)] | None = None
     token_events: bool | None = None
+    record: Annotated[int, Meta(ge=0)] = 0
 
 
 class CompletionRequest(Sampling, kw_only=True):

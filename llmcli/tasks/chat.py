@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from llmcli.engine.params import SamplingParams, TokenEvent
     from llmcli.engine.scheduler import Scheduler
     from llmcli.models.language_model import LanguageModel
+    from llmcli.tasks.provenance import Described
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 ROLES = ("system", "user", "assistant")
@@ -159,26 +161,48 @@ class Reply:
 
 
 @dataclass(kw_only=True)
-class Conversation:
-    """Messages, and a model that answers them.
-
-    What one answer read is kept for the next, which then reads its own tokens alone.
+class Dialogue(ABC):
+    """Messages, and who answers them.
 
     Attributes:
-        model: Who answers.
-        template: How messages are written for it.
-        params: How its tokens are drawn.
-        special: What control tokens in a message are.
+        params: How an answer's tokens are drawn.
         messages: The turns so far.
+        turns: How many answers were begun.
     """
 
-    model: LanguageModel
-    template: ChatTemplate
     params: SamplingParams
-    special: SpecialTokens = "text"
     messages: list[Message] = field(default_factory=list)
-    _scheduler: Scheduler | None = None
-    _turns: int = 0
+    turns: int = 0
+
+    @property
+    @abstractmethod
+    def source(self) -> Described:
+        """The model that answers."""
+
+    @property
+    @abstractmethod
+    def template_name(self) -> str:
+        """What says how messages are written."""
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """The most tokens that the model looks at."""
+
+    @abstractmethod
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Messages as the model reads them, the assistant's turn begun.
+
+        Raises:
+            InvalidInput: the template refuses them.
+            CorruptModel: the template fails.
+        """
+
+    @abstractmethod
+    def events(
+        self, messages: Sequence[Message], ids: Sequence[int], should_stop: Callable[[], bool]
+    ) -> Iterator[TokenEvent]:
+        """An answer to messages, whose ids are given; `turns` says which it is."""
 
     @property
     def system(self) -> str | None:
@@ -191,21 +215,8 @@ class Conversation:
         rest = self.messages[1:] if self.system is not None else self.messages
         self.messages = [*([Message("system", text)] if text else []), *rest]
 
-    def ids(self, messages: Sequence[Message]) -> list[int]:
-        """Messages as the model reads them, the assistant's turn begun.
-
-        Raises:
-            InvalidInput: the template refuses them.
-            CorruptModel: the template fails.
-        """
-        return self.template.encode(
-            self.model.tokenizer,
-            [message.to_dict() for message in messages],
-            special=self.special,
-        )
-
-    def fitted(self) -> tuple[list[int], int]:
-        """The messages that fit into the context, as ids, and how many were left out.
+    def fitted(self) -> tuple[list[Message], list[int], int]:
+        """The messages that fit into the context, their ids, and how many were left out.
 
         The system message and the last one stay; of the others, whole turns go, the oldest
         first, until there is room for an answer.
@@ -215,20 +226,21 @@ class Conversation:
         """
         start = 1 if self.system is not None else 0
         head, turns = self.messages[:start], self.messages[start:]
-        context = self.model.n_positions
+        context = self.context
         wanted = self.params.max_new_tokens or context // 4
         room = max(1, min(wanted, context // 2))
         dropped = 0
         while True:
-            ids = self.ids([*head, *turns[dropped:]])
+            kept = [*head, *turns[dropped:]]
+            ids = self.ids(kept)
             if len(ids) + room <= context:
-                return ids, dropped
+                return kept, ids, dropped
             later = next(
                 (n for n in range(dropped + 1, len(turns)) if turns[n].role == "user"), None
             )
             if later is None:
                 if len(ids) < context:
-                    return ids, dropped
+                    return kept, ids, dropped
                 raise ContextOverflow(
                     f"The messages that must stay have {len(ids)} tokens; the context holds "
                     f"{context}.",
@@ -258,25 +270,11 @@ class Conversation:
             ContextOverflow: see `fitted`.
             NumericalError: the logits are NaN or infinite.
         """
-        from llmcli.engine.params import TokenEvent
-        from llmcli.engine.scheduler import Request, in_order
-        from llmcli.engine.transcript import Prompt
-        from llmcli.tasks.prompts import for_prompt
-
-        ids, reply.dropped_messages = self.fitted()
+        messages, ids, reply.dropped_messages = self.fitted()
         reply.prompt_tokens = len(ids)
-        stop = (*self.params.stop, *self.template.stops)
-        request = Request(
-            prompt=Prompt(ids=tuple(ids)),
-            params=replace(for_prompt(self.params, len(ids)), stop=tuple(dict.fromkeys(stop))),
-            record=self._turns,
-        )
-        self._turns += 1
         begun = False
         try:
-            for _, told in in_order(self._over(), iter([request]), should_stop):
-                if not isinstance(told, TokenEvent):
-                    raise told
+            for told in self.events(messages, ids, should_stop):
                 reply.text += told.text
                 reply.completion_tokens += told.token_id is not None
                 reply.finish_reason = told.finish_reason
@@ -290,6 +288,8 @@ class Conversation:
             # The loop was left in the middle of a token: nothing that it holds is known.
             self.forget()
             raise
+        finally:
+            self.turns += 1
 
     def undo(self) -> Message | None:
         """Take back the last thing the user said, and the answer to it; returns it."""
@@ -304,6 +304,71 @@ class Conversation:
         if self.messages and self.messages[-1].role == "assistant":
             self.messages.pop()
         return bool(self.messages) and self.messages[-1].role == "user"
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Give back what was kept for the next answer."""
+
+
+@dataclass(kw_only=True)
+class Conversation(Dialogue):
+    """Messages, and a model here that answers them.
+
+    What one answer read is kept for the next, which then reads its own tokens alone.
+
+    Attributes:
+        model: Who answers.
+        template: How messages are written for it.
+        special: What control tokens in a message are.
+    """
+
+    model: LanguageModel
+    template: ChatTemplate
+    special: SpecialTokens = "text"
+    _scheduler: Scheduler | None = None
+
+    @property
+    def source(self) -> Described:
+        """The model that answers."""
+        return self.model
+
+    @property
+    def template_name(self) -> str:
+        """What says how messages are written."""
+        return self.template.name
+
+    @property
+    def context(self) -> int:
+        """The most tokens that the model looks at."""
+        return self.model.n_positions
+
+    def ids(self, messages: Sequence[Message]) -> list[int]:
+        """Messages as the model reads them, the assistant's turn begun."""
+        return self.template.encode(
+            self.model.tokenizer,
+            [message.to_dict() for message in messages],
+            special=self.special,
+        )
+
+    def events(
+        self, messages: Sequence[Message], ids: Sequence[int], should_stop: Callable[[], bool]
+    ) -> Iterator[TokenEvent]:
+        """An answer to messages."""
+        from llmcli.engine.params import TokenEvent
+        from llmcli.engine.scheduler import Request, in_order
+        from llmcli.engine.transcript import Prompt
+        from llmcli.tasks.prompts import for_prompt
+
+        stop = (*self.params.stop, *self.template.stops)
+        request = Request(
+            prompt=Prompt(ids=tuple(ids)),
+            params=replace(for_prompt(self.params, len(ids)), stop=tuple(dict.fromkeys(stop))),
+            record=self.turns,
+        )
+        for _, told in in_order(self._over(), iter([request]), should_stop):
+            if not isinstance(told, TokenEvent):
+                raise told
+            yield told
 
     def forget(self) -> None:
         """Give back what was kept for the next answer."""
@@ -325,7 +390,7 @@ class Conversation:
 
 
 def reply_record(
-    conversation: Conversation, reply: Reply, provenance: Mapping[str, Any]
+    conversation: Dialogue, reply: Reply, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
     """An answer, ready for JSON."""
     return {
@@ -335,7 +400,7 @@ def reply_record(
         "prompt_tokens": reply.prompt_tokens,
         "completion_tokens": reply.completion_tokens,
         "dropped_messages": reply.dropped_messages,
-        "template": conversation.template.name,
+        "template": conversation.template_name,
         "seed": conversation.params.seed,
         **provenance,
     }

@@ -88,14 +88,14 @@ def settings_record(params: SamplingParams) -> dict[str, Any]:
     return record
 
 
-def params_of(record: Mapping[str, Any], *, seed: int | None) -> SamplingParams:
-    """The settings that `settings_record` tells of."""
+def params_of(record: Mapping[str, Any]) -> SamplingParams:
+    """The settings that `settings_record` tells of, and the seed beside them."""
     given = {name: _frozen(value) for name, value in record.items()}
     for name in ("logit_bias", "sequence_bias"):
         given[name] = tuple(
             (token, float("-inf") if bias is None else bias) for token, bias in given[name]
         )
-    return SamplingParams(**given, seed=seed)
+    return SamplingParams(**given)
 
 
 def _frozen(value: Any) -> Any:

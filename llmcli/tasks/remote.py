@@ -129,6 +129,21 @@ class Client:
         except self._exceptions as exc:
             raise self._unreachable(exc) from exc
 
+    def served(self) -> dict[str, Any]:
+        """What the server says of its model: ``about``, ``sampling`` and ``max_model_len``.
+
+        Raises:
+            LlmcliError: it cannot be reached, or is no server of llmcli's.
+        """
+        try:
+            content = self._content(self._http.get("/v1/models"))
+            found = content["data"][0]
+            return {**found["llmcli"], "max_model_len": found["max_model_len"]}
+        except self._exceptions as exc:
+            raise self._unreachable(exc) from exc
+        except (KeyError, IndexError, TypeError) as exc:
+            raise LlmcliError(f"{self._url} is no server of llmcli's.", "Check --server.") from exc
+
     def chunks(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Ask for a stream; yield its chunks. Errors as for `post`."""
         try:
@@ -211,8 +226,8 @@ class Client:
             raise LlmcliError(f"{self._url} is no server of llmcli's.", "Check --server.")
         told = first["llmcli"]
         model = RemoteModel(told["model"])
-        sampling = {**told["sampling"], "num_return_sequences": told["n"]}
-        params = params_of(sampling, seed=first["seed"])
+        beside = {"num_return_sequences": told["n"], "seed": first["seed"]}
+        params = params_of({**told["sampling"], **beside})
         events = _in_order(_events(model, first, chunks), told["n"], should_stop)
         continuation = Continuation(
             prompt_tokens=told["prompt_tokens"],

@@ -94,6 +94,20 @@ def test_the_same_score(both: Any) -> None:
     assert gate.exit_code == 3
 
 
+def test_the_same_answer(both: Any, tmp_path: Path) -> None:
+    """To the first message and, with the seed's next numbers, to a later one."""
+    asked = ("--seed", "5", "-n", "20", "--temperature", "0.9", "--system", "You tell tales.")
+    here, _ = both("chat", "--template", "plain", *asked, "Tell me of a fox.")
+    _, there = both("chat", *asked, "Tell me of a fox.")
+    assert there.exit_code == 0, there.stderr
+    assert there.stdout == here.stdout
+    here, _ = both("chat", "--template", "plain", "--json", *asked, "And a crow?")
+    _, there = both("chat", "--json", *asked, "And a crow?")
+    ours, theirs = (json.loads(each.stdout) for each in (here, there))
+    assert theirs["content"] == ours["content"]
+    assert {**theirs, "template": "", "sampling": ""} == {**ours, "template": "", "sampling": ""}
+
+
 def test_what_does_not_go(server: Server, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("a-key\n")

@@ -104,7 +104,7 @@ def test_the_oldest_turns_go_and_the_system_message_stays(model: LanguageModel) 
     assert dropped == sorted(dropped)
     assert dropped[-1] > 0
     assert dropped[-1] % 2 == 0, "whole turns go"
-    ids, _ = talk.fitted()
+    _, ids, _ = talk.fitted()
     head = model.tokenizer.ids("the little fox")
     assert ids[: len(head)] == head
     assert len(talk.messages) == 19, "what is not read is not lost"
