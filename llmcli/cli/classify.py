@@ -122,7 +122,7 @@ def classify(
     if batch.jsonl:
 
         def load(console: Console) -> Verb:
-            return call.verb(call.load(model, console), console)
+            return call.verb(call.load(batch.placed(model), console), console)
 
         run_batch(batch, () if text is None else (text,), inputs, console, load)
         return

@@ -193,6 +193,8 @@ def generate(
     options = GenerateOptions(**own)
     if batch.jsonl:
         refuse_idle("does not go with --jsonl", null="-0", keep_newline="--keep-newline")
+    if batch.ray is not None:
+        refuse_idle("does not go with --ray", stats="--stats")
     if console.json_output:
         refuse_idle("does not go with --json", null="-0")
     given = {**sampling.given(), **options.given()}

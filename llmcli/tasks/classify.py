@@ -272,6 +272,7 @@ def classify_records(
 
     return Verb(
         work=work,
+        threads=model.threads or 1,
         made_by=made_by("classify", model, **task.to_dict(), **asdict(decision)),
         end=tell if plain else None,
     )

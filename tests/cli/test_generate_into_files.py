@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import gzip
 import json
 import random
@@ -43,7 +44,9 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def test_what_was_cut_short_is_gone_on_with(tiny_gpt2: Path, prompts: Path, tmp_path: Path) -> None:
+def test_row_09_a_torn_line_is_cut_off_and_redone(
+    tiny_gpt2: Path, prompts: Path, tmp_path: Path
+) -> None:
     """Cut anywhere, within a line or between two sequences of one record."""
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     asked = (*ASKED, "-i", str(prompts), "--num-return-sequences", "2")
@@ -94,7 +97,9 @@ def test_row_08_kill_9_at_any_moment(tiny_gpt2: Path, prompts: Path, tmp_path: P
     assert part.read_bytes() == whole.read_bytes()
 
 
-def test_an_output_is_not_written_over(tiny_gpt2: Path, prompts: Path, tmp_path: Path) -> None:
+def test_row_13_an_output_of_other_settings_is_not_gone_on_with(
+    tiny_gpt2: Path, prompts: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out.jsonl"
     asked = (*ASKED, "-i", str(prompts), "-o", str(out))
     generate(tiny_gpt2, *asked, code=4)
@@ -109,6 +114,20 @@ def test_an_output_is_not_written_over(tiny_gpt2: Path, prompts: Path, tmp_path:
     assert out.read_bytes() == data
     generate(tiny_gpt2, *asked, "--overwrite", code=4)
     assert len(rows_of(out)) == 15
+
+
+def test_row_12_two_runs_on_one_output(tiny_gpt2: Path, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    asked = (*ASKED, "-i", str(prompts), "-o", str(out))
+    generate(tiny_gpt2, *asked, code=4)
+    data = out.read_bytes()
+    with open(out, "rb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for how in ("--resume", "--overwrite", "--retry-errors"):
+            said = generate(tiny_gpt2, *asked, how, code=1).stderr
+            assert "Another run is writing to" in said
+    assert out.read_bytes() == data
+    generate(tiny_gpt2, *asked, "--resume", code=4)
 
 
 def test_error_records_are_made_again(tiny_gpt2: Path, prompts: Path, tmp_path: Path) -> None:
