@@ -13,6 +13,9 @@ from typing import Any, Protocol, TypeVar
 
 from llmcli.errors import BatchHadErrors, InvalidInput, LlmcliError
 
+ERROR_KEY = b'"error": '
+"""Stands in the line of every error record, and in few others."""
+
 
 class Numbered(Protocol):
     """A record, whatever it holds."""

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from llmcli.errors import InvalidInput, StorageError
-from llmcli.io.batch import is_error_row
+from llmcli.io.batch import ERROR_KEY, is_error_row
 from llmcli.io.files import atomic_write, sync_folder
 
 Mode = Literal["new", "resume", "overwrite", "retry"]
@@ -148,7 +148,7 @@ class Journal:
         if not self.lines_path.exists():
             return set()
         with open(self.lines_path, "rb") as file:
-            rows = (json.loads(line) for line in file if b'"error"' in line)
+            rows = (json.loads(line) for line in file if ERROR_KEY in line)
             return {row["record"] for row in rows if is_error_row(row)}
 
     @contextmanager
@@ -275,7 +275,7 @@ class Replacer:
     def write(self, number: int, lines: bytes) -> None:
         """Put all lines of a record, the next of those that have an error, in its place."""
         for line in self._old:
-            if b'"error"' in line:
+            if ERROR_KEY in line:
                 row = json.loads(line)
                 if row["record"] == number and is_error_row(row):
                     self._out.write(lines)

@@ -75,7 +75,7 @@ class LanguageModel:
         """The Hub's commit, or the sha256 of a folder's weights."""
         return self.resolved.revision
 
-    @property
+    @cached_property
     def versions(self) -> dict[str, str]:
         """Versions of what computes."""
         libraries = ("torch", "transformers", "tokenizers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, Protocol
 
 from llmcli.engine.params import SamplingParams
@@ -74,6 +75,12 @@ def provenance(model: Described) -> dict[str, Any]:
 
 def settings_record(params: SamplingParams) -> dict[str, Any]:
     """Return sampling settings ready for JSON; the seed stands beside them, not among them."""
+    return dict(_settings(params))
+
+
+@lru_cache(maxsize=8)
+def _settings(params: SamplingParams) -> dict[str, Any]:
+    """The same, made once for a batch."""
     record = asdict(params)
     del record["seed"]
     # JSON has no infinity: a token that is forbidden has the bias null.
