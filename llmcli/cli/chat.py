@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.grammar_options import GrammarOptions, grammar_options
 from llmcli.cli.help import command
 from llmcli.cli.options import load_model, model_options, output_options
 from llmcli.cli.sampling_options import SamplingOptions, sampling_options, seed_option
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     "--markdown/--no-markdown", default=True, show_default=True, help="Draw answers as Markdown."
 )
 @sampling_options
+@grammar_options
 @seed_option
 @server_options
 @model_options
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 def chat(
     message: tuple[str, ...],
     sampling: SamplingOptions,
+    grammar: GrammarOptions,
     seed: int | None,
     server: ServerOptions,
     model: LoadOptions,
@@ -77,6 +80,8 @@ def chat(
     options = ChatOptions(**own)
     given = {**sampling.given(), **({} if seed is None else {"seed": seed})}
     SamplingParams(**given)
+    if (source := grammar.source()) is not None:
+        given["grammar"] = source
     if options.load_file and options.go_on:
         raise InvalidInput("--load and --continue exclude each other.", "Leave one of them out.")
     at_terminal = not message and sys.stdin is not None and sys.stdin.isatty()

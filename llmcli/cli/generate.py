@@ -10,6 +10,7 @@ import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.grammar_options import GrammarOptions, grammar_options
 from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
@@ -31,6 +32,7 @@ from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from llmcli.engine.grammar.source import GrammarSource
     from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
@@ -91,6 +93,7 @@ class GenerateOptions:
 @command()
 @click.argument("prompt", nargs=-1)
 @sampling_options
+@grammar_options
 @click.option(
     "--stop",
     multiple=True,
@@ -166,6 +169,7 @@ class GenerateOptions:
 def generate(
     prompt: tuple[str, ...],
     sampling: SamplingOptions,
+    grammar: GrammarOptions,
     batch: BatchOptions,
     server: ServerOptions,
     inputs: InputOptions,
@@ -200,10 +204,11 @@ def generate(
     given = {**sampling.given(), **options.given()}
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
+    source = grammar.source(stop=options.stop, num_beams=options.num_beams)
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
-    call = _Call(given, sampling, batch.placed(model), options)
+    call = _Call(given, sampling, source, batch.placed(model), options)
     if server.server is not None:
         if _ask_server(call, server.client(model, _REMOTE), batch.output, prompt, inputs, console):
             raise SystemExit(INTERRUPTED)
@@ -219,6 +224,7 @@ class _Call:
 
     given: dict[str, Any]
     sampling: SamplingOptions
+    grammar: GrammarSource | None
     model: LoadOptions
     options: GenerateOptions
 
@@ -264,6 +270,8 @@ class _Call:
         if options.context is not None:
             model.limit_context(options.context)
         given = {**self.given, **more, **self.sampling.by_token(model)}
+        if self.grammar is not None:
+            given["grammar"] = model.grammar(self.grammar)
         params = sampling_params(model, given)
         answer.check(
             model,

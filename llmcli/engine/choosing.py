@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -9,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llmcli.engine.decoder import Floats
-from llmcli.engine.native.draws import Drawn, Row, draw_rows
-from llmcli.engine.params import SamplingParams
+from llmcli.engine.native.draws import Row, draw_rows
 from llmcli.engine.sampling import (
     check_logits,
     check_shaped,
@@ -49,15 +49,12 @@ def choose(logits: Floats, transcript: Transcript, number: Callable[[int], float
         token = most_likely(shaped)
     else:
         token = draw(shaped, number(transcript.history.generated_count))
-    if params.logprobs is None:
-        return Chosen(token=token)
-    return Chosen(
-        token=token,
-        logprob=float(logits[token]) - log_sum_exp(logits),
-        # Greedy decoding draws from a distribution with one token in it.
-        sampled_logprob=0.0 if params.greedy else float(shaped[token]) - log_sum_exp(shaped),
-        top=top_tokens(logits, params.logprobs),
-    )
+    # Greedy decoding draws from a distribution with one token in it.
+    if params.logprobs is None or params.greedy:
+        sampled = 0.0
+    else:
+        sampled = float(shaped[token]) - log_sum_exp(shaped)
+    return _told(logits, transcript, token, sampled)
 
 
 def choose_all(
@@ -77,10 +74,11 @@ def choose_all(
     shared = Counter(logits.ctypes.data for logits, _, _ in rows)
     try:
         for place, (logits, transcript, number) in enumerate(rows):
-            changed = _drawn_together(transcript)
+            changed = _drawn_together(logits, transcript)
             if changed is None or len(logits) != len(rows[0][0]):
                 continue
-            if shared[logits.ctypes.data] > 1:  # sequences of one prompt begin with the same row
+            # Sequences of one prompt begin with the same row; a grammar leaves little of one.
+            if shared[logits.ctypes.data] > 1 or transcript.constraint is not None:
                 logits = logits.copy()
             before[place] = logits, changed, logits[changed]
             together[place] = _row(logits, transcript, number)
@@ -92,29 +90,43 @@ def choose_all(
         # What is no number is left to choose(), which says what is wrong.
         if result is not None and not np.isnan(before[place][2]).any():
             logits, transcript, _ = rows[place]
-            chosen[place] = _told(logits, transcript.params, result)
+            chosen[place] = _told(logits, transcript, result.token, result.logprob)
     return [
         _chosen_alone(*row) if result is None else result
         for row, result in zip(rows, chosen, strict=True)
     ]
 
 
-def _drawn_together(transcript: Transcript) -> npt.NDArray[np.int64] | None:
+def _drawn_together(logits: Floats, transcript: Transcript) -> npt.NDArray[np.int64] | None:
     """The tokens that penalties change, where the library can draw; None where it cannot."""
     params, history = transcript.params, transcript.history
     healed = transcript.prompt.healing_ids and not history.generated_count
     if params.greedy or healed:
+        return None
+    if transcript.constraint is not None and not _may_be_masked(logits, transcript):
         return None
     if not {name for name, _, _ in filter_steps(params)} <= NATIVE_FILTERS:
         return None
     return penalized_ids(params, history, eos_ids=transcript.eos_ids)
 
 
+def _may_be_masked(logits: Floats, transcript: Transcript) -> bool:
+    """Whether a grammar's mask hides nothing that choose() would complain of, and is there."""
+    try:
+        transcript.mask(len(logits))
+    except InvalidInput:
+        return False
+    return math.isfinite(logits.max())
+
+
 def _row(logits: Floats, transcript: Transcript, number: Callable[[int], float]) -> Row:
     """What the library draws from: the logits themselves, with the penalties on them."""
     params, history = transcript.params, transcript.history
+    shaped = penalize(logits, params, history, eos_ids=transcript.eos_ids, in_place=True)
+    if transcript.constraint is not None:
+        shaped[~transcript.mask(len(shaped))] = -np.inf
     return Row(
-        logits=penalize(logits, params, history, eos_ids=transcript.eos_ids, in_place=True),
+        logits=shaped,
         number=number(history.generated_count),
         temperature=params.temperature,
         top_k=params.top_k,
@@ -132,14 +144,25 @@ def _chosen_alone(
         return exc
 
 
-def _told(logits: Floats, params: SamplingParams, drawn: Drawn) -> Chosen:
-    """A drawn token, with what was asked about it."""
+def _told(logits: Floats, transcript: Transcript, drawn: int, sampled_logprob: float) -> Chosen:
+    """A drawn token, or what a grammar puts in its place, with what was asked about it."""
+    params, constraint = transcript.params, transcript.constraint
+    token, mass = drawn, None
+    if constraint is not None:
+        token = constraint.settle(drawn, transcript.tokens_left)
     if params.logprobs is None:
-        return Chosen(token=drawn.token)
+        return Chosen(token=token)
+    total = log_sum_exp(logits)
+    if constraint is not None:
+        allowed = transcript.mask(len(logits))
+        # Where the document has to be closed, its one way is all that was allowed.
+        kept = logits[allowed] if token == drawn else logits[token : token + 1]
+        mass = math.exp(log_sum_exp(kept) - total)
     return Chosen(
-        token=drawn.token,
-        logprob=float(logits[drawn.token]) - log_sum_exp(logits),
-        sampled_logprob=drawn.logprob,
+        token=token,
+        logprob=float(logits[token]) - total,
+        sampled_logprob=sampled_logprob if token == drawn else 0.0,
+        allowed_mass=mass,
         top=top_tokens(logits, params.logprobs),
     )
 
@@ -151,13 +174,18 @@ def shape_logits(logits: Floats, transcript: Transcript) -> Floats:
         InvalidInput: the settings forbid every token.
     """
     shaped = _penalized(logits, transcript)
+    if transcript.constraint is not None and shaped.max() == -math.inf:
+        raise InvalidInput(
+            "The settings forbid every token that the grammar allows.",
+            "Loosen --logit-bias, --ban or --no-repeat-ngram-size.",
+        )
     check_shaped(shaped)
     params = transcript.params
     return shaped if params.greedy else filter_logits(shaped, params)
 
 
 def _penalized(logits: Floats, transcript: Transcript) -> Floats:
-    """Logits [vocab] with penalties, and with nothing else where a beginning must be kept."""
+    """Logits [vocab] with penalties; what a beginning or a grammar does not allow is -inf."""
     prompt, params = transcript.prompt, transcript.params
     shaped = penalize(logits, params, transcript.history, eos_ids=transcript.eos_ids)
     if prompt.healing_ids and not transcript.history.generated_count:
@@ -165,4 +193,6 @@ def _penalized(logits: Floats, transcript: Transcript) -> Floats:
         beginning = np.array(prompt.healing_ids)
         allowed[beginning] = shaped[beginning]
         shaped = allowed
+    if transcript.constraint is not None:
+        shaped[~transcript.mask(len(shaped))] = -np.inf
     return shaped

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from llmcli.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from llmcli.engine.grammar.constraint import Grammar
+
 EarlyStopping = bool | Literal["never"]
-FinishReason = Literal["eos", "stop", "length", "context", "interrupted"]
+FinishReason = Literal["eos", "stop", "length", "context", "grammar", "interrupted"]
 Overflow = Literal["error", "left", "middle", "slide"]
 
 MAX_SEED = 2**63 - 1
@@ -64,7 +67,7 @@ class SamplingParams:
     ``sequence_bias`` the same for the last of several tokens where the others stand before it;
     ``bad_words_ids`` forbids it there. ``max_length`` and ``min_length`` count the prompt, too;
     ``max_length`` counts where ``max_new_tokens`` is None. ``length_penalty`` and
-    ``early_stopping`` are beam search's.
+    ``early_stopping`` are beam search's. With a ``grammar`` the continuation is one of its texts.
 
     Raises:
         InvalidInput: a value is out of its range; the message names it and the range.
@@ -104,6 +107,7 @@ class SamplingParams:
     seed: int | None = None
     overflow: Overflow = "error"
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -144,6 +148,13 @@ class SamplingParams:
         """Whether the most likely token is always taken."""
         return self.temperature == 0
 
+    @property
+    def forbidden(self) -> frozenset[int]:
+        """The tokens that no place may have."""
+        biased = {token for token, bias in self.logit_bias if bias == -math.inf}
+        banned = {sequence[0] for sequence in self.bad_words_ids if len(sequence) == 1}
+        return frozenset({*biased, *banned, *self.suppress_tokens})
+
 
 def check_range(name: str, value: float, *, label: str = "") -> None:
     """Raise unless ``value`` lies in the range of the sampling setting ``name``.
@@ -182,6 +193,7 @@ class TokenEvent:
         token_bytes: The exact bytes it stands for; empty without a token.
         logprob: Natural log of the model's own probability of the token.
         sampled_logprob: Natural log of its probability in the distribution drawn from.
+        allowed_mass: With a grammar, the model's own probability of all that it allowed here.
         top: The most likely tokens at this position by the model's own distribution.
         finish_reason: Set on a sequence's last event only.
         stop: The stop string that ended the sequence, if one did.
@@ -194,6 +206,7 @@ class TokenEvent:
     token_bytes: bytes = b""
     logprob: float | None = None
     sampled_logprob: float | None = None
+    allowed_mass: float | None = None
     top: tuple[TopToken, ...] = ()
     finish_reason: FinishReason | None = None
     stop: str | None = None

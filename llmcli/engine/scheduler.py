@@ -205,6 +205,7 @@ class Scheduler:
                     handle.request.params,
                     running.uniform,
                     self._draft_stats,
+                    constraint=transcript.constraint,
                 )
             running.logits = read.logits
             running.unread = read.logits is None

@@ -15,11 +15,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
 
 from llmcli.engine.decoder import Decoder, Floats
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.engine.sampling import draw, filter_logits, most_likely
+
+if TYPE_CHECKING:
+    from llmcli.engine.grammar.constraint import Constraint
 
 # The most tokens that are proposed at once.
 LONGEST = 8
@@ -37,6 +43,7 @@ class Draft(Protocol):
         *,
         params: SamplingParams,
         numbers: Callable[[int], float],
+        constraint: Constraint | None = None,
     ) -> list[int]:
         """Return up to ``count`` tokens that may follow the context.
 
@@ -45,6 +52,7 @@ class Draft(Protocol):
             count: How many, at least one.
             params: How the model's own tokens are drawn.
             numbers: The random numbers that the next tokens are drawn with, from 0.
+            constraint: The text's grammar, which the tokens must keep to.
         """
         ...
 
@@ -69,13 +77,15 @@ class NgramDraft:
         *,
         params: SamplingParams,
         numbers: Callable[[int], float],
+        constraint: Constraint | None = None,
     ) -> list[int]:
         """Return what followed an earlier place; empty where there is none."""
         self._read(context)
         for size in self._sizes:
             place = self._after.get(tuple(context[-size:])) if size <= len(context) else None
             if place is not None:
-                return list(context[place : place + count])
+                proposed = list(context[place : place + count])
+                return proposed if constraint is None else constraint.cut(proposed)
         return []
 
     def _read(self, context: Sequence[int]) -> None:
@@ -110,6 +120,7 @@ class ModelDraft:
         *,
         params: SamplingParams,
         numbers: Callable[[int], float],
+        constraint: Constraint | None = None,
     ) -> list[int]:
         """Return the faster model's continuation; empty where its context is full."""
         count = min(count, self._decoder.n_positions - len(context))
@@ -117,16 +128,20 @@ class ModelDraft:
             return []
         logits = self._catch_up(context)
         proposed: list[int] = []
-        while True:
-            if params.greedy:
-                token = most_likely(logits)
-            else:
-                token = draw(filter_logits(logits, params), numbers(len(proposed)))
-            proposed.append(token)
-            if len(proposed) == count:
-                return proposed
-            self._ids.append(token)
-            logits = self._decoder.append([(self._slot, [token])])[0]
+        with nullcontext() if constraint is None else constraint.ahead() as ahead:
+            while True:
+                if ahead is not None:
+                    logits = np.where(ahead.mask(len(logits)), logits, np.float32(-np.inf))
+                if params.greedy:
+                    token = most_likely(logits)
+                else:
+                    token = draw(filter_logits(logits, params), numbers(len(proposed)))
+                proposed.append(token)
+                over = ahead is not None and not ahead.take(token)
+                if over or len(proposed) == count:
+                    return proposed
+                self._ids.append(token)
+                logits = self._decoder.append([(self._slot, [token])])[0]
 
     def _catch_up(self, context: Sequence[int]) -> Floats:
         """Bring the cache to the context; logits [vocab] after it."""
@@ -156,6 +171,7 @@ class Speculation:
         params: How tokens are drawn.
         number: The random number that the token at a position of the continuation is drawn with.
         stats: Counted up.
+        constraint: The text's grammar.
     """
 
     def __init__(
@@ -167,6 +183,7 @@ class Speculation:
         number: Callable[[int], float],
         stats: DraftStats,
         *,
+        constraint: Constraint | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._decoder = decoder
@@ -175,6 +192,7 @@ class Speculation:
         self._params = params
         self._number = number
         self._stats = stats
+        self._constraint = constraint
         self._clock = clock
         self._ahead: list[tuple[int, Floats]] = []
         self._step_seconds: float | None = None
@@ -224,7 +242,9 @@ class Speculation:
         def numbers(position: int) -> float:
             return self._number(drawn + position)
 
-        return self._draft.propose(context, count, params=self._params, numbers=numbers)
+        return self._draft.propose(
+            context, count, params=self._params, numbers=numbers, constraint=self._constraint
+        )
 
     def _affordable(self) -> bool:
         """Whether a proposal that fails would leave the loss within its bounds."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
+
 from llmcli.engine.history import History
 from llmcli.engine.params import FinishReason, SamplingParams, TokenEvent, TopToken
 from llmcli.engine.stopping import StopMatcher
@@ -37,6 +40,7 @@ class Chosen:
     token: int
     logprob: float | None = None
     sampled_logprob: float | None = None
+    allowed_mass: float | None = None
     top: tuple[TopToken, ...] = ()
 
 
@@ -70,6 +74,12 @@ class Transcript:
         self.context = list(prompt.ids)
         self.dropped_tokens = prompt.dropped_tokens
         self.finish_reason: FinishReason | None = None
+        grammar = params.grammar
+        self.constraint = (
+            None
+            if grammar is None
+            else grammar.start(forbidden=params.forbidden, ends=not params.ignore_eos)
+        )
         self._n_positions = n_positions
         self._token_bytes = token_bytes
         self._index = index
@@ -82,6 +92,8 @@ class Transcript:
         token = chosen.token
         self.history.append(token)
         self.context.append(token)
+        if self.constraint is not None:
+            self.constraint.take(token)
         if token in self.eos_ids and not self.params.ignore_eos:
             return self._finish("eos", "", chosen)
         data = self._token_bytes(token)
@@ -95,8 +107,20 @@ class Transcript:
     def tokens_left(self) -> int:
         """How many tokens can still follow; what may end the sequence earlier aside."""
         limit = self.params.max_new_tokens
-        room = self._n_positions if limit is None else limit - self.history.generated_count
-        return max(0, room)
+        left = self._n_positions if limit is None else limit - self.history.generated_count
+        if self.params.overflow != "slide":
+            left = min(left, self._n_positions - len(self.context))
+        return max(0, left)
+
+    def mask(self, size: int) -> npt.NDArray[np.bool_]:
+        """Which tokens the grammar allows next, [size]; all without one.
+
+        Raises:
+            InvalidInput: the grammar has become too large to follow.
+        """
+        if self.constraint is None:
+            return np.ones(size, np.bool_)
+        return self.constraint.mask(size, self.tokens_left)
 
     def interrupt(self) -> TokenEvent:
         """End the sequence where it is; whatever was held back comes out."""
@@ -117,6 +141,12 @@ class Transcript:
         limit = self.params.max_new_tokens
         if self._stop.matched is not None:
             return "stop"
+        constraint = self.constraint
+        # Complete at the limit is complete.
+        if constraint is not None and (
+            constraint.finished or (constraint.complete and not self.tokens_left)
+        ):
+            return "grammar"
         if limit is not None and self.history.generated_count >= limit:
             return "length"
         if len(self.context) >= self._n_positions and self.params.overflow != "slide":
@@ -146,6 +176,7 @@ class Transcript:
             token_bytes=self._token_bytes(chosen.token),
             logprob=chosen.logprob,
             sampled_logprob=chosen.sampled_logprob,
+            allowed_mass=chosen.allowed_mass,
             top=chosen.top,
         )
 

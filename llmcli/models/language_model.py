@@ -18,6 +18,9 @@ from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import ScoringDecoder
+    from llmcli.engine.grammar.constraint import Grammar
+    from llmcli.engine.grammar.source import GrammarSource
+    from llmcli.engine.grammar.vocabulary import Vocabulary
     from llmcli.engine.masked import MaskedReader
     from llmcli.engine.packed_model import PackedModel
     from llmcli.engine.reading import Reading
@@ -213,6 +216,24 @@ class LanguageModel:
             if ids:
                 return ids
         return () if self.tokenizer.eos_id is None else (self.tokenizer.eos_id,)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokens as grammars see them."""
+        from llmcli.engine.grammar.vocabulary import Vocabulary
+
+        with self.timed("vocabulary"):
+            return Vocabulary(self.tokenizer, rows=self.rows, eos_ids=self.eos_ids)
+
+    def grammar(self, source: GrammarSource) -> Grammar:
+        """A grammar for its tokens, to be passed with the settings of a continuation.
+
+        Raises:
+            InvalidInput: it cannot be used; see `Grammar`.
+        """
+        from llmcli.engine.grammar.constraint import Grammar
+
+        return Grammar(source, self.vocabulary)
 
     @cached_property
     def generation_defaults(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from llmcli.serve.plan import Plan, PlannedPrompt
 from llmcli.tasks.provenance import settings_record
 
 # The API knows of two ends that are no failure.
-_REASONS = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}
+_REASONS = {"eos": "stop", "stop": "stop", "grammar": "stop"}
+_REASONS |= {"length": "length", "context": "length"}
 
 
 @dataclass(slots=True, kw_only=True)

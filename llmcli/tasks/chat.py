@@ -229,6 +229,9 @@ class Dialogue(ABC):
         context = self.context
         wanted = self.params.max_new_tokens or context // 4
         room = max(1, min(wanted, context // 2))
+        if (grammar := self.params.grammar) is not None:
+            grammar.check_room(min(self.params.max_new_tokens or context, context))
+            room = max(room, grammar.shortest(room))
         dropped = 0
         while True:
             kept = [*head, *turns[dropped:]]
@@ -359,12 +362,11 @@ class Conversation(Dialogue):
         from llmcli.engine.transcript import Prompt
         from llmcli.tasks.prompts import for_prompt
 
-        stop = (*self.params.stop, *self.template.stops)
-        request = Request(
-            prompt=Prompt(ids=tuple(ids)),
-            params=replace(for_prompt(self.params, len(ids)), stop=tuple(dict.fromkeys(stop))),
-            record=self.turns,
-        )
+        params = for_prompt(self.params, len(ids))
+        if params.grammar is None:  # which says itself where an answer ends
+            stop = (*params.stop, *self.template.stops)
+            params = replace(params, stop=tuple(dict.fromkeys(stop)))
+        request = Request(prompt=Prompt(ids=tuple(ids)), params=params, record=self.turns)
         for _, told in in_order(self._over(), iter([request]), should_stop):
             if not isinstance(told, TokenEvent):
                 raise told

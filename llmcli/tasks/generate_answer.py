@@ -102,6 +102,7 @@ def _token_record(model: Described, event: TokenEvent) -> dict[str, Any]:
         **_spelling(event.token_id, event.token_bytes),
         "logprob": event.logprob,
         "sampled_logprob": event.sampled_logprob,
+        **({} if event.allowed_mass is None else {"allowed_mass": event.allowed_mass}),
         "top": [
             {**_spelling(top.id, model.token_bytes(top.id)), "logprob": top.logprob}
             for top in event.top

@@ -42,6 +42,8 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
         *defaults.get("bad_words_ids", ()),
         *given.get("bad_words_ids", ()),
     )
+    if settings.get("grammar") is not None and not given.get("stop"):
+        settings["stop"] = ()  # the grammar says where a text ends
     if "max_new_tokens" in settings:
         settings.pop("max_length", None)
     elif "max_length" in settings:
@@ -95,6 +97,11 @@ def for_prompt(params: SamplingParams, prompt_tokens: int) -> SamplingParams:
 
 def check_combination(params: SamplingParams) -> None:
     """Raise InvalidInput if settings exclude each other."""
+    if params.grammar is not None and params.stop:
+        raise InvalidInput(
+            "A stop text does not work with a grammar, which says itself where a text ends.",
+            "Leave one of them out.",
+        )
     if params.num_beams > 1:
         _check_beams(params)
     elif params.greedy and params.num_return_sequences > 1:
@@ -111,6 +118,8 @@ def _check_beams(params: SamplingParams) -> None:
             f"({params.num_beams}).",
             "Raise num_beams.",
         )
+    if params.grammar is not None:
+        raise InvalidInput("A grammar does not work with beam search.", "Leave one of them out.")
     if params.logprobs is not None:
         raise InvalidInput("logprobs does not work with beam search.", "Leave one of them out.")
     if params.overflow == "slide":
@@ -297,10 +306,17 @@ def prepare_prompt(
     that ends in a control token. ``room`` is how many tokens must fit behind the prompt.
 
     Raises:
-        InvalidInput: the prompt is empty or does not fit.
+        InvalidInput: the prompt is empty or does not fit, or the grammar's shortest text does not.
     """
     from llmcli.engine.transcript import Prompt
 
+    grammar = params.grammar
+    if grammar is not None:
+        if heal:
+            raise InvalidInput("Healing does not work with a grammar.", "Leave one of them out.")
+        limit = params.max_new_tokens or model.n_positions
+        grammar.check_room(limit)
+        room = max(room, grammar.shortest(limit))
     kept, dropped = fit_prompt(
         ids,
         n_positions=model.n_positions,
@@ -312,6 +328,8 @@ def prepare_prompt(
     if not heal or len(kept) < 2 or kept[-1] in tokenizer.special_ids:
         # After nothing but control tokens a text begins.
         space = tokenizer.spelling.first_space if tokenizer.special_ids.issuperset(kept) else b""
+        if grammar is not None:  # it speaks of every byte
+            space = b""
         return Prompt(ids=tuple(kept), dropped_tokens=dropped, healed=space)
     removed = tokenizer.token_bytes(kept[-1])
     beginning = tuple(

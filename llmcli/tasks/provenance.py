@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -81,8 +81,10 @@ def settings_record(params: SamplingParams) -> dict[str, Any]:
 @lru_cache(maxsize=8)
 def _settings(params: SamplingParams) -> dict[str, Any]:
     """The same, made once for a batch."""
-    record = asdict(params)
-    del record["seed"]
+    record = {field.name: getattr(params, field.name) for field in fields(params)}
+    del record["seed"], record["grammar"]
+    if params.grammar is not None:
+        record["grammar"] = params.grammar.source.to_dict()
     # JSON has no infinity: a token that is forbidden has the bias null.
     record["logit_bias"] = [
         [token, None if bias == float("-inf") else bias] for token, bias in params.logit_bias

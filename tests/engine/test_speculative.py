@@ -13,6 +13,7 @@ from toy_decoder import ToyDecoder
 
 from llmcli.engine.decoder import Floats
 from llmcli.engine.generation import generate
+from llmcli.engine.grammar.constraint import Constraint
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.engine.sampling import filter_logits, softmax
 from llmcli.engine.speculative import (
@@ -44,6 +45,7 @@ class Scripted:
         *,
         params: SamplingParams,
         numbers: Callable[[int], float],
+        constraint: Constraint | None = None,
     ) -> list[int]:
         return [(context[-1] + self.offset * (i + 1)) % VOCAB for i in range(count)]
 

@@ -1,0 +1,1 @@
+"""Continuations held to a grammar: a JSON schema, an expression, choices, or a Lark grammar."""
