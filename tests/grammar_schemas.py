@@ -144,7 +144,7 @@ def flaws(schema: Any, text: str) -> str | None:
     except ValueError as exc:
         return f"no JSON: {exc}"
     except jsonschema.ValidationError as exc:
-        return exc.message
+        return str(exc.message)
     return None
 
 

@@ -24,7 +24,7 @@ ALLOWED = {
     "io": {"errors", "extras", "reporting"},
     "tokenization": {"errors", "extras", "io"},
     "hub": {"errors", "reporting", "system", "io", "_version"},
-    "engine": {"errors", "params", "system", "tokenization"},
+    "engine": {"errors", "extras", "params", "system", "tokenization"},
 }
 ALLOWED["models"] = {*ALLOWED["engine"], *ALLOWED["hub"], "engine", "hub"}
 ALLOWED["scoring"] = {"errors", "engine", "params", "tokenization"}

@@ -124,6 +124,7 @@ def test_a_prepared_model_needs_no_torch(tiny_gpt2: Path) -> None:
         [*generate, "--seed", "1"],
         [*generate, "--draft", "ngram", "--greedy"],
         [*generate, "--num-beams", "2"],
+        [*generate, "--choice", " a", "--choice", " b"],
         ["next", text],
         ["score", text],
         ["rank", "--prompt", "Once", " upon", " a time"],

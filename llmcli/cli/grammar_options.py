@@ -38,9 +38,13 @@ class GrammarOptions:
                 given.
             LlmcliError: llguidance is not installed.
         """
-        flags = {"--json-schema": self.json_schema, "--regex": self.regex}
-        flags |= {"--grammar": self.grammar, "--choice": self.choice or None}
-        given = [flag for flag, value in flags.items() if value is not None]
+        flags = {
+            "--json-schema": self.json_schema is not None,
+            "--regex": self.regex is not None,
+            "--grammar": self.grammar is not None,
+            "--choice": bool(self.choice),
+        }
+        given = [flag for flag, there in flags.items() if there]
         if not given:
             return None
         if len(given) > 1:

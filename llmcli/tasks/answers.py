@@ -106,7 +106,16 @@ class Answers:
         self._before, self._after = before, after
 
     def params(self, params: SamplingParams) -> SamplingParams:
-        """The settings, with the language that the answer must begin with."""
+        """The settings, with the language that the answer must begin with.
+
+        Raises:
+            InvalidInput: they hold the answer to a grammar.
+        """
+        if params.grammar is not None:
+            raise InvalidInput(
+                f"A grammar does not go with {self._model.name}, which answers a text.",
+                "Use a model that continues texts.",
+            )
         if self._forced is None:
             return params
         return replace(params, forced_bos_token_id=(self._forced,))

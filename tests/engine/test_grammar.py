@@ -61,7 +61,7 @@ def texts(
         draft=draft,
         batch_size=1 if draft else 3,
     )
-    found = [("", None)] * asked.get("num_return_sequences", 1)
+    found: list[tuple[str, str | None]] = [("", None)] * asked.get("num_return_sequences", 1)
     for event in events:
         text, _ = found[event.index]
         found[event.index] = (text + event.text, event.finish_reason)
@@ -117,7 +117,8 @@ def test_rows_and_drafts_change_nothing(fable: LanguageModel) -> None:
 def test_a_draft_proposes_what_the_grammar_allows(fable: LanguageModel) -> None:
     params = SamplingParams(grammar=fable.grammar(PERSON), seed=2, max_new_tokens=200)
     prompt = fable.tokenizer.ids("The king")
-    made = [event.token_id for event in continue_text(fable, "The king", params).events]
+    events = continue_text(fable, "The king", params).events
+    made = [event.token_id for event in events if event.token_id is not None]
     assert params.grammar is not None
     constraint = params.grammar.start()
     asked: dict[str, Any] = {"params": params, "constraint": constraint}

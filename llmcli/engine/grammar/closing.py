@@ -55,7 +55,7 @@ def way_out(
     Returns:
         A way, often the shortest; None where none was found.
     """
-    for start in range(min(len(old), _REJOINED) + 1):
+    for start in range(min(len(old), _REJOINED), -1, -1):
         if _completes(matcher, old[start:], room):
             return list(old[start:])
     costs = vocabulary.costs
@@ -103,7 +103,7 @@ def _straight(
         if matcher.is_accepting():
             return taken
         left = room - len(taken)
-        starts = range(min(len(old), _REJOINED))
+        starts = range(min(len(old), _REJOINED) - 1, -1, -1)
         joined = next((s for s in starts if _completes(matcher, old[s:], left)), None)
         if joined is not None:
             return [*taken, *old[joined:]]
@@ -161,4 +161,5 @@ def _spread(ids: npt.NDArray[np.int64], vocabulary: Vocabulary, most: int) -> np
     byte = vocabulary.first_bytes[ids][order]
     new = np.flatnonzero(np.diff(byte, prepend=-1))
     last = np.append(new[1:], len(byte)) - 1
-    return ids[order[np.unique(np.concatenate([new, last]))]]
+    chosen: npt.NDArray[np.int64] = ids[order[np.unique(np.concatenate([new, last]))]]
+    return chosen

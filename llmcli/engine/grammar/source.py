@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llmcli.engine.grammar.schema import LARGEST, check_schema, schema_text
-from llmcli.errors import InvalidInput, LlmcliError
+from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 
 GrammarKind = Literal["json_schema", "regex", "lark", "choice"]
@@ -47,7 +47,7 @@ class GrammarSource:
             InvalidInput: it cannot be compiled, or says what is not supported.
             LlmcliError: llguidance is not installed.
         """
-        matcher = library().LLMatcher
+        matcher, text = library().LLMatcher, ""
         if self.kind == "json_schema":
             # Compact: no space but those in strings. Nothing that is not understood is ignored.
             options: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
@@ -148,12 +148,8 @@ def library() -> Any:
     try:
         import llguidance
     except ImportError as exc:
-        raise _missing() from exc
+        raise missing_package("A grammar", "grammar") from exc
     return llguidance
-
-
-def _missing() -> LlmcliError:
-    return missing_package("A grammar", "grammar")
 
 
 def _bounded(text: str, name: str) -> str:
