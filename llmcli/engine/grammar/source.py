@@ -47,7 +47,8 @@ class GrammarSource:
             InvalidInput: it cannot be compiled, or says what is not supported.
             LlmcliError: llguidance is not installed.
         """
-        matcher, text = library().LLMatcher, ""
+        matcher = library().LLMatcher
+        text: str
         if self.kind == "json_schema":
             # Compact: no space but those in strings. Nothing that is not understood is ignored.
             options: Any = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
