@@ -32,7 +32,6 @@ from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
-    from llmcli.engine.grammar.source import GrammarSource
     from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
@@ -205,10 +204,12 @@ def generate(
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
     source = grammar.source(stop=options.stop, num_beams=options.num_beams)
+    if source is not None:
+        given["grammar"] = source
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
-    call = _Call(given, sampling, source, batch.placed(model), options)
+    call = _Call(given, sampling, batch.placed(model), options)
     if server.server is not None:
         if _ask_server(call, server.client(model, _REMOTE), batch.output, prompt, inputs, console):
             raise SystemExit(INTERRUPTED)
@@ -224,7 +225,6 @@ class _Call:
 
     given: dict[str, Any]
     sampling: SamplingOptions
-    grammar: GrammarSource | None
     model: LoadOptions
     options: GenerateOptions
 
@@ -270,8 +270,6 @@ class _Call:
         if options.context is not None:
             model.limit_context(options.context)
         given = {**self.given, **more, **self.sampling.by_token(model)}
-        if self.grammar is not None:
-            given["grammar"] = model.grammar(self.grammar)
         params = sampling_params(model, given)
         answer.check(
             model,

@@ -225,15 +225,18 @@ class LanguageModel:
         with self.timed("vocabulary"):
             return Vocabulary(self.tokenizer, rows=self.rows, eos_ids=self.eos_ids)
 
-    def grammar(self, source: GrammarSource) -> Grammar:
+    def grammar(self, source: GrammarSource | Grammar) -> Grammar:
         """A grammar for its tokens, to be passed with the settings of a continuation.
+
+        Args:
+            source: What was written; a grammar that is one already stays as it is.
 
         Raises:
             InvalidInput: it cannot be used; see `Grammar`.
         """
         from llmcli.engine.grammar.constraint import Grammar
 
-        return Grammar(source, self.vocabulary)
+        return source if isinstance(source, Grammar) else Grammar(source, self.vocabulary)
 
     @cached_property
     def generation_defaults(self) -> dict[str, Any]:

@@ -25,10 +25,11 @@ _SHAPING |= {"epsilon_cutoff", "eta_cutoff"}
 def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingParams:
     """Return the settings in force: what was given, over the model's own, over llmcli's.
 
-    A seed that was not given is drawn, so that every result can be had again.
+    A seed that was not given is drawn, so that every result can be had again. A ``grammar`` may be
+    given as it was written, and is compiled for the model.
 
     Raises:
-        InvalidInput: a value is out of range.
+        InvalidInput: a value is out of range, or the grammar cannot be used.
     """
     defaults = model.generation_defaults
     if not _SHAPING & defaults.keys():
@@ -36,6 +37,8 @@ def sampling_params(model: LanguageModel, given: Mapping[str, Any]) -> SamplingP
         usual = DEFAULTS if model.kind == "causal" else {"temperature": 0.0}
         defaults = {**usual, **defaults}
     settings = {**defaults, **given}
+    if (written := settings.get("grammar")) is not None:
+        settings["grammar"] = model.grammar(written)
     if not given.get("stop"):  # the call's own stop texts take the place of the model's
         settings["stop"] = defaults.get("stop", ())
     settings["bad_words_ids"] = (
