@@ -11,5 +11,19 @@ Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes there so far, and its whole size if known."""
 
 
+_listener: list[Notify] = []
+
+
+def listen(listener: Notify) -> None:
+    """Let a listener hear what this process is doing: the one there was before hears no more."""
+    _listener[:] = [listener]
+
+
+def working(step: str) -> None:
+    """Tell whoever listens what is being done now, such as "loading gpt2: pack weights"."""
+    for listener in _listener:
+        listener(step)
+
+
 def silent(message: str) -> None:
     """A :data:`Notify` that says nothing."""

@@ -22,6 +22,8 @@ def with_command(args: Sequence[str], group: click.Group) -> list[str]:
     Raises:
         click.UsageError: a word that is nearly a command's name.
     """
+    if _DEFAULT not in group.commands:
+        return list(args)
     front, rest = _split(args, group)
     if not rest:
         return [_DEFAULT, *front] if front else list(args)

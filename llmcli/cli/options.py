@@ -18,7 +18,9 @@ from llmcli.errors import HubUnreachable, InvalidInput, ModelNotFound
 from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
+from llmcli.reporting import listen, working
 from llmcli.terminal.console import ColorWhen, Console
+from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from llmcli.hub.cache import Need
@@ -84,6 +86,7 @@ def output_options(function: F) -> F:
             quiet=kwargs.pop("quiet"),
             verbose=kwargs.pop("verbose"),
         )
+        listen(STATUS.say)
         return function(*args, console=console, **kwargs)
 
     decorated: Any = wrapper
@@ -190,6 +193,7 @@ def find_files(options: LoadOptions, console: Console, *, need: Need = "model") 
     from llmcli.hub.resolve import known_names
     from llmcli.terminal.progress import download_progress
 
+    working(f"looking for {options.model or 'gpt2'}")
     with download_progress(console) as progress:
         try:
             return options.resolve(need=need, notify=console.notice, progress=progress)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from llmcli._version import __version__
 from llmcli.errors import InvalidInput, UnsupportedModel
-from llmcli.reporting import Notify, silent
+from llmcli.reporting import Notify, silent, working
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import ScoringDecoder
@@ -350,7 +350,8 @@ class LanguageModel:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Add the time spent inside to :attr:`timings`."""
+        """Add the time spent inside to :attr:`timings`, and tell what is done."""
+        working(f"loading {self.name}: {step}")
         start = time.perf_counter()
         try:
             yield

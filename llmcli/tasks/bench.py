@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import UnsupportedModel
 from llmcli.models.options import LoadOptions
-from llmcli.reporting import Notify
+from llmcli.reporting import Notify, working
 
 if TYPE_CHECKING:
     from llmcli.hub.resolve import ResolvedModel
@@ -45,7 +45,10 @@ def run_jobs(jobs: list[BenchJob], *, notify: Notify) -> Iterator[dict[str, Any]
     """
     context = get_context("spawn")
     left_out: list[UnsupportedModel] = []
-    for job in jobs:
+    for number, job in enumerate(jobs, 1):
+        working(
+            f"measuring {job.resolved.name} in {job.options.precision} ({number} of {len(jobs)})"
+        )
         with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
             try:
                 record = pool.submit(measure_job, job).result()

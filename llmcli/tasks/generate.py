@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
+from llmcli.reporting import working
 from llmcli.tasks.answers import Answers
 from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt
 
@@ -87,6 +88,7 @@ def continue_text(
     if params.num_beams > 1 and prompt.healing_ids:
         raise InvalidInput("Healing does not work with beam search.", "Leave one of them out.")
     decoder = model.answering(source) if source else model.decoder()
+    working(f"reading the prompt: {prompt_tokens:,} tokens")
     if params.num_beams > 1:
         events = _beam_events(model, decoder, prompt, params, record, token_bytes, should_stop)
     else:

@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 from llmcli.errors import StorageError
 from llmcli.io.records import to_json
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
+from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -70,6 +71,7 @@ class Console:
         self.verbose = verbose
         self.stdout_is_terminal = _is_terminal(sys.stdout)
         self.stderr_is_terminal = _is_terminal(sys.stderr)
+        STATUS.enabled = self.stderr_is_terminal and not quiet
         self.color_stdout = wants_color(color, terminal=self.stdout_is_terminal)
         self.color_stderr = wants_color(color, terminal=self.stderr_is_terminal)
 
@@ -115,6 +117,7 @@ class Console:
             BrokenPipeError: the reader of stdout went away.
             StorageError: the disk is full or the device fails.
         """
+        STATUS.clear()
         try:
             sys.stdout.buffer.write(data)
         except BrokenPipeError:
@@ -199,6 +202,7 @@ class Console:
 
     def say(self, line: str, *, end: str = "\n") -> None:
         """Write a safe line to stderr; a stderr that is closed or gone is nobody's loss."""
+        STATUS.clear()
         if sys.stderr is None:
             return
         try:

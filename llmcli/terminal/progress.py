@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from llmcli.reporting import Progress
 from llmcli.terminal.console import Console
+from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -30,6 +31,7 @@ def download_progress(console: Console) -> Iterator[Progress | None]:
     tasks: dict[str, int] = {}
 
     def show(name: str, done: int, total: int | None) -> None:
+        STATUS.clear()
         if not bars:
             bars.append(_transfer_bar(console))
         bar = bars[0]
@@ -61,6 +63,7 @@ def step_progress(console: Console) -> Iterator[Steps | None]:
         task = bars.add_task("", visible=False)
 
         def show(name: str, done: int, total: int) -> None:
+            STATUS.clear()
             bars.update(task, description=name, completed=done, total=total, visible=True)
 
         yield show

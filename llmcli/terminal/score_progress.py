@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llmcli.terminal.console import Console
+from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from llmcli.scoring.statistics import Tally
@@ -42,6 +43,7 @@ def score_progress(
         console=RichConsole(stderr=True, no_color=not console.color_stderr),
         transient=True,
     )
+    STATUS.clear()
     task: Any = bar.add_task("scoring", total=None)
     start = time.perf_counter()
     seen = 0

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.console import Console
+from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -92,5 +93,6 @@ def _progress_bar(console: Console) -> Progress:
         console=RichConsole(stderr=True, no_color=not console.color_stderr),
         transient=True,
     )
+    STATUS.clear()
     bar.add_task("starting", total=1.0)
     return bar

@@ -339,6 +339,7 @@ def test_versus_a_coarser_precision(run: Run) -> None:
 )
 def test_what_a_quantised_model_loses(precision: str, least: float, most: float) -> None:
     """It is of the size that docs/performance.md tells, and int4's is the larger one."""
+    skip_without(precision)
     text = " ".join(tale(seed, 12) for seed in range(8))
     args = ["score", "-m", "fable", "--precision", "float32", "--vs-precision", precision]
     result = CliRunner().invoke(cli, [*args, "--json", text])
