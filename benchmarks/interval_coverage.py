@@ -28,7 +28,7 @@ DRAWS = 40
 
 def negative_logprobs(model: str, path: Path) -> npt.NDArray[np.float64]:
     """What each token of a file costs, in nats."""
-    scoring = Scoring(model=load(model, device="cpu"), request=ScoreRequest())
+    scoring = Scoring(model=load(model, device="cpu"), request=ScoreRequest(convention="lm-eval"))
     scorer = scoring.scorer(scoring.convention())
     found = scorer.windows([(None, [path.read_text("utf-8", errors="replace")])])
     return -np.concatenate([scores.logprobs for _, _, scores in found])

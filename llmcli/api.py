@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
@@ -17,8 +17,10 @@ from llmcli.reporting import Notify, silent
 
 if TYPE_CHECKING:
     from llmcli.scoring.calibration import Calibration
+    from llmcli.tasks.answers import Answers
     from llmcli.tasks.chat import Reply
     from llmcli.tasks.encode import Tokens
+    from llmcli.tasks.fill import FillAnswer
     from llmcli.tasks.generate import Continuation
     from llmcli.tasks.generate_answer import GenerateAnswer
     from llmcli.tasks.next import NextAnswer
@@ -68,7 +70,8 @@ class LanguageModel(language_model.LanguageModel):
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> GenerateAnswer:
         """Continue a text; ``str()`` of the answer is the continuation.
 
-        A model of an encoder and a decoder answers it.
+        A model of an encoder and a decoder answers it; ``source_lang``, ``target_lang`` and
+        ``prefix`` (how the answer begins) are settings of those alone.
 
         Args:
             prompt: The text to continue; not empty.
@@ -83,13 +86,13 @@ class LanguageModel(language_model.LanguageModel):
         """
         from llmcli.tasks.generate_answer import generate_answer
 
-        params = self._params(seed, settings)
+        params, answers = self._asked(seed, settings)
         if params.num_return_sequences > 1:
             raise InvalidInput(
                 "generate returns one continuation, and several are asked for.",
                 "Call it with several seeds.",
             )
-        continuation = self._continued(prompt, params)
+        continuation = self._continued(prompt, params, answers)
         events = list(continuation.events)
         return generate_answer(self, params, prompt, continuation.prompt_tokens, events)
 
@@ -99,8 +102,24 @@ class LanguageModel(language_model.LanguageModel):
         Arguments and errors as for :meth:`generate`; what is wrong with them is raised here, not
         with the first piece.
         """
-        events = self._continued(prompt, self._params(seed, settings)).events
+        events = self._continued(prompt, *self._asked(seed, settings)).events
         return (event.text for event in events if event.text)
+
+    def fill(self, text: str, *, count: int = 10) -> FillAnswer:
+        """What a masked model expects in each gap of a text, the other gaps left open.
+
+        Args:
+            text: With ``[MASK]``, or the model's own token, for each gap.
+            count: How many tokens for each.
+
+        Raises:
+            UnsupportedModel: the model fills no gaps.
+            InvalidInput: the text has no gap, or is too long.
+            NumericalError: the model's logits are NaN or infinite.
+        """
+        from llmcli.tasks.fill import fill_gaps
+
+        return fill_gaps(self, text, count=count)
 
     def next(self, prompt: str, *, count: int = 10, **settings: Any) -> NextAnswer:
         """What may follow a prompt: the likeliest tokens, and what the filters leave of them.
@@ -210,10 +229,27 @@ class LanguageModel(language_model.LanguageModel):
 
         return sampling_params(self, {**_known(settings), "seed": seed})
 
-    def _continued(self, prompt: str, params: SamplingParams) -> Continuation:
+    def _asked(
+        self, seed: int | None, settings: dict[str, Any]
+    ) -> tuple[SamplingParams, Answers | None]:
+        """Settings, and how an encoder with a decoder is asked."""
+        from llmcli.tasks.answers import Answers, AnswerSettings
+
+        names = {each.name for each in fields(AnswerSettings)} & settings.keys()
+        own = AnswerSettings(**{name: settings[name] for name in names})
+        params = self._params(seed, {k: v for k, v in settings.items() if k not in names})
+        own.check(self, overflow=params.overflow)
+        if self.kind != "encoder-decoder":
+            return params, None
+        answers = Answers(self, own)
+        return answers.params(params), answers
+
+    def _continued(
+        self, prompt: str, params: SamplingParams, answers: Answers | None
+    ) -> Continuation:
         from llmcli.tasks.generate import continue_text
 
-        return continue_text(self, prompt, params)
+        return continue_text(self, prompt, params, answers=answers)
 
 
 def _known(settings: dict[str, Any]) -> dict[str, Any]:
@@ -252,5 +288,6 @@ def load(
         raise InvalidInput(f"There is no option {min(unknown)!r}.", "See LoadOptions.")
     wanted = LoadOptions(model=model, **options)
     resolved = wanted.resolve(notify=notify)
-    kinds: tuple[Kind, ...] = ("causal", "encoder-decoder")
-    return load_as(LanguageModel, resolved, wanted, kinds=kinds, notify=notify, detail=detail)
+    return load_as(
+        LanguageModel, resolved, wanted, kinds=get_args(Kind), notify=notify, detail=detail
+    )

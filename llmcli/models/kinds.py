@@ -45,8 +45,8 @@ RELATIVE_POSITIONS = frozenset(
 )
 _REFUSALS: dict[Kind, tuple[str, str]] = {
     "causal": (
-        "continues texts, and fills no gaps",
-        "Use a masked model, such as google-bert/bert-base-uncased.",
+        "continues texts: it fills no gaps, and answers none",
+        "Use a masked model, such as google-bert/bert-base-uncased, to fill gaps.",
     ),
     "encoder-decoder": (
         "is an encoder with a decoder: it answers a text, and continues none",

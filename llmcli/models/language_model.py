@@ -290,11 +290,21 @@ class LanguageModel:
         return packed_model(self)
 
     def decoder(self) -> ScoringDecoder:
-        """Return a fresh decoder over this model's weights."""
+        """Return a fresh decoder over this model's weights.
+
+        Raises:
+            UnsupportedModel: it continues no texts.
+        """
+        self.require_kind("causal")
         return self._calibrated(self._decoder())
 
     def answering(self, source: Sequence[int]) -> ScoringDecoder:
-        """Return a decoder of answers, once the encoder has read a source (token ids)."""
+        """Return a decoder of answers, once the encoder has read a source (token ids).
+
+        Raises:
+            UnsupportedModel: it answers no texts.
+        """
+        self.require_kind("encoder-decoder")
         with self.timed("import torch"):
             from llmcli.engine.answering import Answering
             from llmcli.engine.transformers_decoder import TransformersDecoder
@@ -304,7 +314,12 @@ class LanguageModel:
         return self._calibrated(decoder)
 
     def masked(self) -> MaskedReader:
-        """Return a reader of texts with gaps, for a masked model."""
+        """Return a reader of texts with gaps.
+
+        Raises:
+            UnsupportedModel: it fills none.
+        """
+        self.require_kind("masked")
         with self.timed("import torch"):
             from llmcli.engine.masked import MaskedReader
 
@@ -324,6 +339,16 @@ class LanguageModel:
                 "Name it in tokenizer_config.json, or use another masked model.",
             )
         return found
+
+    def require_kind(self, kind: Kind) -> None:
+        """Refuse a model that was made for something else.
+
+        Raises:
+            UnsupportedModel: it was.
+        """
+        from llmcli.models.kinds import check_kind
+
+        check_kind(self.config, name=self.name, kinds=(kind,))
 
     def _calibrated(self, decoder: ScoringDecoder) -> ScoringDecoder:
         if self.calibration is None:

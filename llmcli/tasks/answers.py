@@ -37,7 +37,13 @@ class AnswerSettings:
     prefix: str = ""
 
     def check(
-        self, model: LanguageModel, *, heal: bool, bos: bool, draft: bool, overflow: str
+        self,
+        model: LanguageModel,
+        *,
+        overflow: str,
+        heal: bool = False,
+        bos: bool = False,
+        draft: bool = False,
     ) -> None:
         """Refuse what does not go with the kind of model.
 

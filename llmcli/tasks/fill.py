@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from llmcli.errors import ContextOverflow, InvalidInput
 from llmcli.io.batch_run import one_by_one
 from llmcli.tasks.batch import Verb, made_by
+from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import provenance
 
 if TYPE_CHECKING:
@@ -76,6 +77,15 @@ class FillAnswer:
             "tokens": self.tokens,
             **self.model,
         }
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [number, self.data[each.id].decode("utf-8", "replace"), each.id,
+             math.exp(each.logprob), each.logprob]
+            for number, gap in enumerate(self.gaps, start=1)
+            for each in gap.candidates
+        ]  # fmt: skip
+        return html_table(["gap", "token", "id", "probability", "logprob"], rows)
 
 
 def fill_gaps(model: LanguageModel, text: str, *, count: int = 10) -> FillAnswer:

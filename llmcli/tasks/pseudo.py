@@ -20,11 +20,9 @@ def pseudo_likelihood(
     Raises:
         UnsupportedModel: the model is none, or its tokenizer has no token for a gap.
     """
-    from llmcli.models.kinds import MASKED, check_kind
     from llmcli.scoring.pseudo import PseudoLikelihood
     from llmcli.tokenization.words import words_of
 
-    check_kind(model.config, name=model.name, kinds=MASKED)
     tokenizer = model.tokenizer
     return PseudoLikelihood(
         model.masked(),

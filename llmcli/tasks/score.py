@@ -176,9 +176,12 @@ class Scoring:
 
         Raises:
             InvalidInput: a setting is out of range or missing from the convention.
+            UnsupportedModel: the convention is for another kind of model.
         """
         from llmcli.scoring.windows import make_convention
 
+        for model in models or (self.model,):
+            model.require_kind("masked" if self.request.convention in PSEUDO else "causal")
         chosen, tokenizer = self.request, (models or (self.model,))[-1].tokenizer
         bos = chosen.bos
         if bos is None and chosen.convention in ("hf", "llama.cpp"):

@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_translators import MASKED
 
+from llmcli.api import load
 from llmcli.cli.main import cli
+from llmcli.errors import UnsupportedModel
 from llmcli.models.kinds import MASKED as MASKED_KINDS
 from llmcli.models.language_model import LanguageModel
 from llmcli.models.loader import load_resolved
@@ -184,6 +186,22 @@ def test_gaps_are_filled_as_transformers_does(folders: dict[str, Path], name: st
         assert [each.id for each in gap.candidates] == best.indices.tolist()
         found = torch.tensor([each.logprob for each in gap.candidates], dtype=torch.float64)
         torch.testing.assert_close(found, best.values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_python_api_says_the_same(folders: dict[str, Path]) -> None:
+    model = load(str(folders["bert"]), device="cpu")
+    text = "The [MASK] sat."
+    answer = model.fill(text, count=2)
+    result = run("fill", "-m", str(folders["bert"]), "-n", "2", "--json", text)
+    assert answer.to_dict()["gaps"] == json.loads(result.stdout)["gaps"]
+    assert answer._repr_html_().count("<tr>") == 3
+    assert model.score(TEXT, convention="pll").to_dict()["pseudo_perplexity"] > 1
+    with pytest.raises(UnsupportedModel, match="fills gaps"):
+        model.generate("The fox")
+    with pytest.raises(UnsupportedModel, match="fills gaps"):
+        model.score(TEXT)
+    with pytest.raises(UnsupportedModel, match="fills no gaps"):
+        load("fable", device="cpu").score(TEXT, convention="pll")
 
 
 def test_the_command_fill(folders: dict[str, Path], tmp_path: Path, tiny_gpt2: Path) -> None:

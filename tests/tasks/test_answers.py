@@ -14,7 +14,7 @@ from tiny_translators import TRANSLATORS
 
 from llmcli.api import LanguageModel, load
 from llmcli.cli.main import cli
-from llmcli.errors import InvalidInput
+from llmcli.errors import InvalidInput, UnsupportedModel
 from llmcli.tasks.answers import Answers, AnswerSettings
 from llmcli.tasks.generate import continue_text
 from llmcli.tasks.prompts import sampling_params
@@ -144,6 +144,20 @@ def test_a_prefix_begins_the_answer(folders: Callable[[str], Path]) -> None:
     assert ours == row[len(begun) :]
     shown = tokenizer.decode(begun + ours, skip_special_tokens=True)
     assert "le renard" + text == shown
+
+
+def test_the_python_api_says_the_same(folders: Callable[[str], Path]) -> None:
+    folder = folders("nllb")
+    model = load(str(folder), device="cpu")
+    asked: dict[str, Any] = {"target_lang": "fra_Latn", "max_new_tokens": 5}
+    answer = model.generate(TEXT, **asked)
+    command = run("generate", "-m", str(folder), "--target-lang", "fra_Latn", "-n", "5", TEXT)
+    assert answer.text + "\n" == command.stdout
+    assert answer.text == "".join(model.stream(TEXT, **asked))
+    assert answer.text != model.generate(TEXT, max_new_tokens=5).text
+    for refused in (model.score, model.next, model.fill):
+        with pytest.raises(UnsupportedModel, match="encoder with a decoder"):
+            refused(TEXT + " [MASK]")
 
 
 def run(*args: str) -> Result:
