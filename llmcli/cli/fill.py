@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
+from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     input_options,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from llmcli.tasks.batch import Verb
 
 
-@click.command()
+@command()
 @click.argument("text", nargs=-1)
 @click.option(
     "-n",

@@ -28,13 +28,13 @@ _SUBJECTS: Mapping[str, str] = {
     "stop keep_stop ignore_eos num_return_sequences num_beams length_penalty early_stopping "
     "calibration",
     "Structured output": "json_schema regex grammar choice",
-    "Input": "jsonl field id_field format input_format errors null lines keep_newline overflow "
-    "context bos special heal prompt messages template param shots suffix",
+    "Input": "jsonl field id_field choices_field format input_format errors null lines "
+    "keep_newline overflow context bos special heal prompt messages template param shots suffix",
     "Output": "logprobs echo no_echo stats resume overwrite retry_errors html png csv color quiet "
     "verbose",
     "Model": "revision offline refresh timeout allow_pickle trust_remote_code adapter device "
     "precision threads server",
-    "Advanced": "draft batch_size debug help",
+    "Advanced": "draft batch_size ray partition_rows actors debug help",
 }
 _SECTION = {name: title for title, names in _SUBJECTS.items() for name in names.split()}
 _OWN = "Options"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from llmcli.cluster.plan import Partition, Survey, partitions, survey
 from llmcli.errors import BatchHadErrors, LlmcliError
 from llmcli.extras import missing_package
 from llmcli.io.batch_run import Progress
-from llmcli.io.journal import Mode
+from llmcli.io.journal import Mode, check_same_manifest
 from llmcli.io.records import Stretch
 from llmcli.system import peak_memory, usable_processors
 from llmcli.tasks.batch import Verb
@@ -101,7 +102,7 @@ def run_on_cluster(
         total = sum(each.records for each in found)
         errors = sum(count for number, count in failed.items() if number in there)
         progress.begin(total, total - sum(each.stretch.count for each in wanted), errors)
-        for made in _made(request, make, wanted, processors):
+        for made in _made(request, make, made_by, wanted, processors):
             errors += made.failed
             progress.note(tokens=made.tokens, failed=made.failed, records=made.records)
     if errors:
@@ -206,9 +207,11 @@ def _errors(request: ClusterRequest, numbers: Iterable[int]) -> dict[int, int]:
 class _PartMaker:
     """An actor: a loaded verb that makes parts."""
 
-    def __init__(self, make: Make, job: Job) -> None:
+    def __init__(self, make: Make, job: Job, made_by: Mapping[str, Any]) -> None:
         self._verb = make()
         self._job = job
+        # A machine with another model or version would make other rows.
+        check_same_manifest(f"The batch on {platform.node()}", made_by, self._verb.made_by)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         stretch = Stretch(**{name: row[name] for name in _STRETCH})
@@ -220,7 +223,11 @@ _STRETCH = ("first", "count", "offset", "before")
 
 
 def _made(
-    request: ClusterRequest, make: Make, wanted: Sequence[Partition], processors: int
+    request: ClusterRequest,
+    make: Make,
+    made_by: Mapping[str, Any],
+    wanted: Sequence[Partition],
+    processors: int,
 ) -> Iterator[Made]:
     """Make parts; what came of each, in the order in which they are finished."""
     import ray
@@ -237,7 +244,7 @@ def _made(
     found = _mapped(
         items,
         _PartMaker,
-        fn_constructor_args=(make, request.job),
+        fn_constructor_args=(make, request.job, made_by),
         compute=ActorPoolStrategy(
             min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=2
         ),

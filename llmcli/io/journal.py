@@ -318,7 +318,7 @@ def check_same_manifest(
             f"{output} has no manifest, so what made it is not known.",
             "Write somewhere else, or pass --overwrite.",
         )
-    difference = _difference(dict(found), json.loads(json.dumps(manifest)))
+    difference = _difference(*(json.loads(json.dumps(each)) for each in (dict(found), manifest)))
     if difference is not None:
         name, before, now = difference
         raise InvalidInput(
