@@ -24,11 +24,13 @@ ONE = _EIGHTHS.index(8)
 # Columns of a token's numbers; then four for each inverse temperature.
 CONFIDENCE, CORRECT, NLL, ENTROPY, FIRST = range(5)
 COLUMNS = FIRST + 4 * len(BETAS)
-# Rows whose float32 exponentials exist at once: a few megabytes.
-_ROWS = 16
+# Logits that are looked at at once: what is made of them fits into a processor's cache.
+_TILE = 1 << 15
+# Rows of logits that exist at once.
+_ROWS = 64
 
 
-def token_numbers(logits: npt.NDArray[Any], targets: Sequence[int]) -> Doubles:
+def token_numbers(logits: npt.NDArray[Any], targets: Sequence[int], *, threads: int = 1) -> Doubles:
     """What calibration needs of each token, [rows, COLUMNS].
 
     Columns: confidence, correct, negative log-likelihood, entropy; then, each for all `BETAS` b,
@@ -38,40 +40,96 @@ def token_numbers(logits: npt.NDArray[Any], targets: Sequence[int]) -> Doubles:
     Args:
         logits: Shape [rows, vocab].
         targets: The tokens that came.
+        threads: How many of the processor's to take, where our own library computes.
     """
-    found = np.empty((len(logits), COLUMNS))
-    wanted = np.asarray(targets, dtype=np.int64)
+    rows = np.arange(len(logits))
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for begin in range(0, len(logits), _ROWS):
-            piece = slice(begin, begin + _ROWS)
-            _describe(logits[piece], wanted[piece], found[piece])
+        best = logits.argmax(axis=1)
+        top = logits[rows, best]
+        sums = _native_sums(logits, top, threads) if logits.dtype == np.float32 else None
+        if sums is None:
+            sums = tempered_sums(logits, top)
+        own = np.maximum(logits[rows, np.asarray(targets)] - top, -1e5).astype(np.float64)
+        total = sums[:, :, 0]
+        mean, square = sums[:, :, 1] / total, sums[:, :, 2] / total
+        found = np.empty((len(logits), COLUMNS))
+        found[:, CONFIDENCE] = 1 / total[:, ONE]
+        found[:, CORRECT] = best == targets
+        found[:, NLL] = np.log(total[:, ONE]) - own
+        found[:, ENTROPY] = np.log(total[:, ONE]) - mean[:, ONE]
+        found[:, FIRST::4] = np.log(total) - np.array(BETAS) * own[:, None]
+        found[:, FIRST + 1 :: 4] = mean - own[:, None]
+        found[:, FIRST + 2 :: 4] = np.maximum(square - mean * mean, 0)
+        found[:, FIRST + 3 :: 4] = 1 / total
     return found
 
 
-def _describe(logits: npt.NDArray[Any], targets: npt.NDArray[np.int64], found: Doubles) -> None:
-    rows = np.arange(len(logits))
-    best = logits.argmax(axis=1)
-    # A forbidden token (-inf) weighs nothing; a number that is far enough serves for it.
-    z = np.maximum(logits - logits[rows, best][:, None], np.asarray(-1e5, logits.dtype))
-    own = z[rows, targets].astype(np.float64)
-    squares = z * z
-    powers = {1: np.exp(z * np.asarray(0.125, z.dtype))}
-    found[:, CORRECT] = best == targets
-    for index, eighths in enumerate(_EIGHTHS):
-        weights = powers[eighths // 2] * powers[eighths - eighths // 2]
-        powers[eighths] = weights
-        total = weights.sum(axis=1, dtype=np.float64)
-        mean = np.einsum("ij,ij->i", weights, z) / total
-        square = np.einsum("ij,ij->i", weights, squares) / total
-        lost, slope, curve, sure = (found[:, FIRST + 4 * index + each] for each in range(4))
-        lost[:] = np.log(total) - BETAS[index] * own
-        slope[:] = mean - own
-        curve[:] = np.maximum(square - mean * mean, 0)
-        sure[:] = 1 / total
-        if index == ONE:
-            found[:, CONFIDENCE] = sure
-            found[:, NLL] = lost
-            found[:, ENTROPY] = np.log(total) - mean
+def _native_sums(logits: Floats, top: Floats, threads: int) -> Doubles | None:
+    from llmcli.engine.native.model import tempered_sums as native
+
+    return native(logits, top, threads=threads)
+
+
+def tempered_sums(logits: npt.NDArray[Any], top: npt.NDArray[Any]) -> Doubles:
+    """Sums of e^(b z), z e^(b z) and z^2 e^(b z), z = logit - top, for all `BETAS` b.
+
+    Args:
+        logits: Shape [rows, vocab].
+        top: The largest of each row.
+
+    Returns:
+        Shape [rows, BETAS, 3].
+    """
+    found = np.zeros((len(logits), len(BETAS), 3))
+    columns = min(logits.shape[1], _TILE)
+    rows = max(1, _TILE // columns)
+    tile = _Tile(rows, columns, logits.dtype)
+    for row in range(0, len(logits), rows):
+        piece = slice(row, row + rows)
+        for column in range(0, logits.shape[1], columns):
+            tile.add(logits[piece, column : column + columns], top[piece], found[piece])
+    return found
+
+
+class _Tile:
+    """Memory for some rows and columns of logits that stays in the processor's cache.
+
+    Args:
+        rows: At most so many at once.
+        columns: And so many.
+        kind: Of the logits.
+    """
+
+    def __init__(self, rows: int, columns: int, kind: np.dtype[Any]) -> None:
+        self._moments = np.ones((rows, 3, columns), kind)  # 1, z, z^2
+        self._last = np.empty((rows, columns), kind)
+        kept = {1, *(each // 2 for each in _EIGHTHS), *(each - each // 2 for each in _EIGHTHS)}
+        memory = np.empty((len(kept), rows, columns), kind)
+        self._powers = dict(zip(sorted(kept), memory, strict=True))
+
+    def add(self, logits: npt.NDArray[Any], top: npt.NDArray[Any], sums: Doubles) -> None:
+        """Add some columns' sums of e^(b z), z e^(b z) and z^2 e^(b z) for all `BETAS` b.
+
+        Args:
+            logits: Shape [rows, columns].
+            top: What is taken from each row to make z of it.
+            sums: Shape [rows, BETAS, 3].
+        """
+        rows, columns = logits.shape
+        here = slice(rows), slice(columns)
+        moments = self._moments[:rows, :, :columns]
+        z = moments[:, 1]
+        np.subtract(logits, top[:, None], out=z)
+        # A forbidden token (-inf) weighs nothing; a number that is far enough serves for it.
+        np.maximum(z, logits.dtype.type(-1e5), out=z)
+        np.multiply(z, z, out=moments[:, 2])
+        first = self._powers[1][here]
+        np.exp(np.multiply(z, logits.dtype.type(0.125), out=first), out=first)
+        for index, eighths in enumerate(_EIGHTHS):
+            weights = self._powers.get(eighths, self._last)[here]
+            half = self._powers[eighths // 2][here]
+            np.multiply(half, self._powers[eighths - eighths // 2][here], out=weights)
+            sums[:, index] += np.vecdot(weights[:, None], moments)
 
 
 class CalibrationLikelihood(Likelihood):
@@ -79,9 +137,10 @@ class CalibrationLikelihood(Likelihood):
 
     def _ask(self, states: Floats, targets: Sequence[int]) -> TokenScores:
         parts = []
-        for begin in range(0, len(states), _ROWS * 4):
-            piece = slice(begin, begin + _ROWS * 4)
-            numbers = token_numbers(self._decoder.logits(states[piece]), targets[piece])
+        for begin in range(0, len(states), _ROWS):
+            piece = slice(begin, begin + _ROWS)
+            logits = self._decoder.logits(states[piece])
+            numbers = token_numbers(logits, targets[piece], threads=self._decoder.threads)
             parts.append(TokenScores((-numbers[:, NLL]).tolist(), numbers=list(numbers)))
         return join(parts)
 

@@ -75,6 +75,8 @@ struct kernels {
     /* One slice of a row of logits: see rows.h. */
     void (*slice)(const float *logits, int64_t count, float target, int64_t target_at,
                   struct slice *slice);
+    /* For calibration: see rows.h. */
+    void (*tempered)(const float *logits, int64_t count, float top, double (*sums)[3]);
     /* For drawing a token: see sample.h. */
     float (*weigh)(const float *logits, int64_t count, float temperature, float *weights,
                    double *sums, float *largest);
@@ -87,6 +89,9 @@ struct kernels {
 
 /* Those of the level in use. */
 const struct kernels *current_kernels(void);
+
+/* The inverse temperatures of scoring/temperature.py. */
+enum { TEMPERATURES = 10 };
 
 /* Weights that are summed together. */
 enum { WEIGHED_BLOCK = 256 };

@@ -12,5 +12,6 @@
 #define KERNELS(level_name)                                                                        \
     .name = level_name, .norm = norm, .quantize = quantize, .product = product, .finish = finish,  \
     .append = append, .attend = attend, .cap = cap, .slice = slice_of,  \
+    .tempered = tempered,                                                                          \
     .weigh = weigh, .weigh_from = weigh_from, .weigh_from_each = weigh_from_each,                  \
     .find_between = find_between

@@ -188,7 +188,7 @@ const struct kernels kernels_amx = {
     .append = append,
     .attend = attend,
     .cap = cap,
-    .slice = slice_of,
+    .slice = slice_of, .tempered = tempered,
     .weigh = weigh,
     .weigh_from = weigh_from,
     .weigh_from_each = weigh_from_each,

@@ -197,6 +197,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
             [linear, _float, _pointer, _int64, _pointer, stats, _pointer, integer],
         ),
         "row_stats": (None, [_pointer, _int64, _int64, _pointer, stats, integer]),
+        "tempered": (None, [_pointer, _int64, _int64, _pointer, _pointer, integer]),
         "sample_bytes": (_int64, [_int64, integer]),
         "sample": (None, [_pointer, _int64, _int64, _pointer, integer]),
         "slot_bytes": (_int64, [model, _int64]),

@@ -397,6 +397,33 @@ def row_stats(logits: Floats, targets: Array, *, threads: int) -> Array:
     return result
 
 
+# The inverse temperatures in the C source.
+TEMPERATURES = 10
+
+
+def tempered_sums(logits: Floats, top: Floats, *, threads: int) -> Array | None:
+    """Sums of e^(b z), z e^(b z) and z^2 e^(b z), z = logit - top, for ten inverse temperatures b.
+
+    Args:
+        logits: Shape [count, vocab].
+        top: The largest of each row.
+        threads: How many of the processor's to take.
+
+    Returns:
+        Doubles, [count, 10, 3]; None without the library.
+    """
+    loaded = library()
+    if loaded is None:
+        return None
+    logits, top = (np.ascontiguousarray(each, np.float32) for each in (logits, top))
+    count, vocab = logits.shape
+    if top.shape != (count,):
+        raise ValueError("there is not a largest logit for each row")
+    result = np.empty((count, TEMPERATURES, 3))
+    loaded.llmcli_tempered(address(logits), count, vocab, address(top), address(result), threads)
+    return result
+
+
 def apply(layer: Linear, x: Floats, y: Floats, *, cap: float = 0.0, threads: int) -> None:
     """y [rows, out] = layer(x [rows, in]), or cap * tanh of its part of cap; contiguous float32."""
     loaded = library()

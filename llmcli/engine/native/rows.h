@@ -75,6 +75,45 @@ static void cap(float *values, int64_t count, float most)
     }
 }
 
+/* Adds a slice's sums of e^bz, z e^bz and z^2 e^bz, z = logit - top, for each b of
+ * scoring/temperature.py. These are eighths, so that one exponential serves them all. */
+static void tempered(const float *logits, int64_t count, float top, double (*sums)[3])
+{
+    vec total[TEMPERATURES], first[TEMPERATURES], second[TEMPERATURES];
+    for (int k = 0; k < TEMPERATURES; k++)
+        total[k] = first[k] = second[k] = v_zero();
+    for (int64_t i = 0; i < count; i += LANES) {
+        float rest[LANES];
+        const float *from = logits + i;
+        if (i + LANES > count) {
+            for (int j = 0; j < LANES; j++)
+                rest[j] = i + j < count ? logits[i + j] : -INFINITY;
+            from = rest;
+        }
+        /* What is infinitely low weighs nothing; a number that is far enough serves for it. */
+        vec z = v_max(v_set(-1e5f), v_sub(v_load(from), v_set(top)));
+        vec square = v_mul(z, z), p1 = v_exp(v_mul(z, v_set(0.125f))), p2 = v_mul(p1, p1);
+        vec p3 = v_mul(p1, p2), p4 = v_mul(p2, p2), p5 = v_mul(p2, p3), p6 = v_mul(p3, p3);
+        vec p8 = v_mul(p4, p4), p12 = v_mul(p6, p6);
+        const vec powers[TEMPERATURES] = {p2, p3, p4, p5, p6, p8, v_mul(p5, p5), p12,
+                                          v_mul(p8, p8), v_mul(p12, p12)};
+        for (int k = 0; k < TEMPERATURES; k++) {
+            total[k] = v_add(total[k], powers[k]);
+            first[k] = v_fma(powers[k], z, first[k]);
+            second[k] = v_fma(powers[k], square, second[k]);
+        }
+    }
+    for (int k = 0; k < TEMPERATURES; k++) {
+        const vec *found[3] = {total + k, first + k, second + k};
+        for (int moment = 0; moment < 3; moment++) {
+            float lanes[LANES];
+            v_store(lanes, *found[moment]);
+            for (int j = 0; j < LANES; j++)
+                sums[k][moment] += lanes[j];
+        }
+    }
+}
+
 /* Sums over a slice are 16 lanes of floats, added as doubles. */
 static void slice_of(const float *logits, int64_t count, float target, int64_t target_at,
                      struct slice *slice)

@@ -801,6 +801,34 @@ EXPORT void llmcli_row_stats(const float *logits, int64_t rows, int64_t vocab, c
     run_team(threads, run_rows, &r);
 }
 
+struct tempering {
+    const float *logits;
+    int64_t rows, vocab;
+    const float *top;
+    double (*sums)[TEMPERATURES][3];
+};
+
+static void temper_rows(void *argument, struct team *team)
+{
+    const struct tempering *t = argument;
+    int64_t row;
+    while ((row = claim(team, t->rows)) >= 0) {
+        const float *logits = t->logits + row * t->vocab;
+        memset(t->sums[row], 0, sizeof *t->sums);
+        for (int64_t start = 0; start < t->vocab; start += SLICE)
+            use->tempered(logits + start, smaller(SLICE, t->vocab - start), t->top[row],
+                          t->sums[row]);
+    }
+}
+
+/* What calibration wants of rows of logits [rows][vocab], given the largest of each: see rows.h. */
+EXPORT void llmcli_tempered(const float *logits, int64_t rows, int64_t vocab, const float *top,
+                            double *sums, int threads)
+{
+    struct tempering t = {logits, rows, vocab, top, (double (*)[TEMPERATURES][3])sums};
+    run_team(threads, temper_rows, &t);
+}
+
 struct scoring {
     const struct linear *head;
     float cap;

@@ -12,8 +12,9 @@ from native_models import LEVELS, arrays_of, at_level, weights_of
 
 from llmcli.engine.blueprint import Blueprint, Layer
 from llmcli.engine.native.library import Precision
-from llmcli.engine.native.model import NativeModel, apply, row_stats
+from llmcli.engine.native.model import NativeModel, apply, row_stats, tempered_sums
 from llmcli.engine.native.panels import bfloat16, check, gated, linear, pack, rows_of
+from llmcli.scoring.temperature import BETAS
 
 pytestmark = pytest.mark.skipif(not LEVELS, reason="the library was not built")
 
@@ -164,6 +165,31 @@ def test_row_stats_are_numpys(rows: int, vocab: int, seed: int, spread: float) -
             assert stats["equal_before"][row] == before.sum()
     for each in found.values():
         assert each.tobytes() == stats.tobytes()
+
+
+@pytest.mark.parametrize("vocab", [1, 15, 4097, 9000])
+def test_sums_at_other_temperatures_are_numpys(vocab: int) -> None:
+    logits = drawn(vocab, 5, vocab) * np.float32(4)
+    logits[np.random.default_rng(1).random(logits.shape) < 0.1] = -np.inf
+    logits[:, vocab // 2] = 1.5
+    logits[4, 0] = np.nan
+    top = logits.max(axis=1)
+    found = {}
+    for level in LEVELS:
+        with at_level(level):
+            found[level] = tempered_sums(logits, top, threads=2)
+    sums = found[LEVELS[0]]
+    assert sums is not None
+    z = np.maximum(logits.astype(np.float64) - top[:, None], -1e5)[:4]
+    for index, beta in enumerate(BETAS):
+        weights = np.exp(beta * z)
+        for moment in range(3):
+            wanted = (weights * z**moment).sum(axis=1)
+            assert sums[:4, index, moment] == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+    assert np.isnan(sums[4]).all()
+    for each in found.values():
+        assert each is not None
+        assert each.tobytes() == sums.tobytes()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
