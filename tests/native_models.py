@@ -15,7 +15,8 @@ from llmcli.engine.native.model import NativeModel, SlotMemory
 from llmcli.engine.native.panels import gated, pack
 
 Array = Any
-LEVELS = levels()
+LEVELS = levels() if library() is not None else []
+"""The levels of this processor; none where the library was not built, or is not to be used."""
 
 
 @contextmanager

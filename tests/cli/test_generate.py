@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from conftest import RunLlmcli
+from kernel_levels import skip_without
 
 from llmcli._version import __version__
 from llmcli.api import load
@@ -270,6 +271,8 @@ def test_defaults_come_from_the_model(tiny_gpt2: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("draft", ["ngram", "int8", "the model"])
 def test_a_draft_changes_no_text(run_llmcli: RunLlmcli, tiny_gpt2: Path, draft: str) -> None:
+    if draft == "int8":
+        skip_without(draft)
     model = str(tiny_gpt2)
     call = ("generate", "-m", model, "-n", "30", "--seed", "3", "the fox the fox the fox")
     plain = run_llmcli(*call)

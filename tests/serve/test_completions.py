@@ -169,7 +169,7 @@ def test_a_prompts_tokens_are_told_as_rank_has_them(
 
 
 def test_a_long_prompt_is_told_whole(server: Server, fable: LanguageModel) -> None:
-    """It is read in pieces, whose borders leave no trace."""
+    """It is read in pieces, whose borders leave no trace (but for rounding by transformers)."""
     text = "The king said to the fox: come here. " * 40
     asked: dict[str, Any] = {"echo": True, "logprobs": 0, "max_tokens": 2, "seed": 1}
     [choice] = server.complete(text, **asked)["choices"]
@@ -177,7 +177,12 @@ def test_a_long_prompt_is_told_whole(server: Server, fable: LanguageModel) -> No
     assert ids[:-2] == fable.tokenizer.ids(text)
     assert choice["text"] == text + alone(fable, text, max_tokens=2, seed=1)[0]
     [whole] = server.complete(ids[:200], **{**asked, "max_tokens": 0})["choices"]
-    assert whole["logprobs"]["token_logprobs"] == choice["logprobs"]["token_logprobs"][:200]
+    first, *found = whole["logprobs"]["token_logprobs"]
+    expected = choice["logprobs"]["token_logprobs"][1:200]
+    assert first is None
+    if fable.decoder().rows_alike != 1:
+        assert found == expected
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def bytes_token(model: LanguageModel, data: bytes) -> int:
