@@ -330,6 +330,7 @@ def test_without_the_library_transformers_serves_and_says_so(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "library", cache(lambda: None))
+    monkeypatch.delenv(native.SWITCH, raising=False)
     said: list[str] = []
     model = load(str(folder), device="cpu", notify=said.append)
     np.testing.assert_allclose(_logits(model), _as_transformers(model), atol=1e-5)
