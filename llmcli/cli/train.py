@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -279,7 +280,12 @@ def _train(run: Any, console: Console) -> None:
 def _show(result: Result, console: Console) -> None:
     from llmcli.training.curve import draw_curve, metric
 
-    for line in draw_curve(metric(result.records, "loss"), unit="tokens"):
+    losses = metric(result.records, "loss")
+    held_out = metric(result.records, "validation_loss")
+    width = max(20, min(60, console.width - 12))
+    if lines := draw_curve(losses, beside=held_out, width=width, unit="tokens"):
+        console.info("Loss: • training" + (", ◦ held out" if held_out else ""))
+    for line in lines:
         console.info(line)
     summary = result.summary()
     console.json_only(summary)
@@ -292,3 +298,11 @@ def _show(result: Result, console: Console) -> None:
             f"perplexity {result.validation.perplexity:.2f}, "
             f"bits per byte {result.validation.bits_per_byte:.4f}"
         )
+    if (result.folder / "loss.png").exists():
+        console.info(f"The curve is in {result.folder / 'loss.png'}, the model card in README.md.")
+    console.info(f"Try it: llmcli generate -m {shlex.quote(_as_path(result.folder))} 'Once upon'")
+
+
+def _as_path(folder: Path) -> str:
+    """A folder's name that is not taken for a model of the Hub."""
+    return str(folder) if folder.is_absolute() else f"./{folder}"

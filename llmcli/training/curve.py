@@ -17,32 +17,40 @@ def metric(records: Sequence[dict[str, Any]], name: str, *, over: str = "tokens"
     return [(record[over], record[name]) for record in records if name in record and over in record]
 
 
-def draw_curve(points: Points, *, width: int = 60, height: int = 12, unit: str = "") -> list[str]:
+def draw_curve(
+    points: Points, *, beside: Points = (), width: int = 60, height: int = 12, unit: str = ""
+) -> list[str]:
     """Return the lines of a chart of at most ``width`` by ``height`` characters and its axes.
 
-    Each column shows the mean of the points that fall into it; columns without one are blank.
-    Fewer than two points have no lines.
+    Each column shows the mean of the points that fall into it, as ``•``, and of those of a second
+    series, as ``◦``; columns without one are blank. Fewer than two points have no lines.
     """
     if len(points) < 2:
         return []  # one point is no curve
-    first, last = points[0][0], points[-1][0]
-    columns: list[list[float]] = [[] for _ in range(width)]
-    for x, y in points:
-        share = (x - first) / (last - first) if last > first else 0.0
-        columns[min(int(share * width), width - 1)].append(y)
-    means = [math.fsum(column) / len(column) if column else None for column in columns]
-    low = min(y for y in means if y is not None)
-    high = max(y for y in means if y is not None)
+    places = [x for x, _ in (*points, *beside)]
+    first, last = min(places), max(places)
+    series = [("◦", _means(beside, first, last, width)), ("•", _means(points, first, last, width))]
+    heights = [mean for _, means in series for mean in means if mean is not None]
+    low, high = min(heights), max(heights)
     grid = [[" "] * width for _ in range(height)]
-    for x, mean in enumerate(means):
-        if mean is not None:
-            share = (mean - low) / (high - low) if high > low else 0.0
-            grid[round((1 - share) * (height - 1))][x] = "•"
+    for mark, means in series:
+        for x, mean in enumerate(means):
+            if mean is not None:
+                share = (mean - low) / (high - low) if high > low else 0.0
+                grid[round((1 - share) * (height - 1))][x] = mark
     labels = {0: f"{high:.3f}", height - 1: f"{low:.3f}"}
     lines = [f"{labels.get(at, ''):>8} ┤{''.join(row)}".rstrip() for at, row in enumerate(grid)]
     end = f"{_short(last)} {unit}".rstrip()
     axis = f"{_short(first)}{end:>{max(1, width - len(_short(first)))}}"
     return [*lines, " " * 9 + "└" + "─" * width, " " * 10 + axis]
+
+
+def _means(points: Points, first: float, last: float, width: int) -> list[float | None]:
+    columns: list[list[float]] = [[] for _ in range(width)]
+    for x, y in points:
+        share = (x - first) / (last - first) if last > first else 0.0
+        columns[min(int(share * width), width - 1)].append(y)
+    return [math.fsum(column) / len(column) if column else None for column in columns]
 
 
 def _short(value: float) -> str:

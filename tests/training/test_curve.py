@@ -30,6 +30,16 @@ def test_it_fits(points: list[tuple[int, float]], width: int, height: int) -> No
     assert all(len(line) <= width + 10 for line in lines[: height + 1])
 
 
+def test_two_series() -> None:
+    points = [(0, 4.0), (1000, 2.0)]
+    lines = draw_curve(points, beside=[(500, 3.0), (1000, 5.0)], width=21, height=5)
+    assert lines[0].startswith("   5.000 ┤")
+    assert "".join(lines).count("◦") == 2
+    assert "".join(lines).count("•") == 2
+    assert lines[0].endswith("◦")
+    assert lines[4].endswith("•")
+
+
 def test_nothing_to_draw() -> None:
     assert draw_curve([]) == draw_curve([(10, 4.0)]) == []
 
