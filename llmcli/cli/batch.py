@@ -310,10 +310,17 @@ def _run_on_cluster(
         actors=options.actors,
         threads=threads,
     )
+    if console.shows_progress:
+        console.info("Connecting to the cluster.")
     with BatchProgress(console, options.output) as progress:
-        run_on_cluster(request, partial(load, Console(quiet=True)), made_by, progress)
+        run_on_cluster(request, partial(_in_an_actor, load), made_by, progress)
 
 
 def _placed(name: str) -> Source:
     """A file as other machines find it; messages call it as here."""
     return Source(name if is_remote(name) else os.path.abspath(name), called=name)
+
+
+def _in_an_actor(load: Load) -> Verb:
+    """The verb, where nobody reads what it says."""
+    return load(Console(quiet=True))

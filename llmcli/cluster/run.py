@@ -23,6 +23,7 @@ from llmcli.extras import missing_package
 from llmcli.io.batch_run import Progress
 from llmcli.io.journal import Mode, check_same_manifest
 from llmcli.io.records import Stretch
+from llmcli.reporting import working
 from llmcli.system import peak_memory, usable_processors
 from llmcli.tasks.batch import Verb
 from llmcli.tokenization.panics import STDERR, STDOUT, silent
@@ -79,6 +80,7 @@ def run_on_cluster(
         BatchHadErrors: some of the records are error records.
     """
     with _connected(request.address) as processors:
+        working("reading the input on the cluster")
         found = _surveys(request)
         manifest = {
             **made_by,
@@ -100,6 +102,7 @@ def run_on_cluster(
             there -= failed.keys()
         wanted = [each for each in plan if each.number not in there]
         total = sum(each.records for each in found)
+        working("loading the model in each actor")
         errors = sum(count for number, count in failed.items() if number in there)
         progress.begin(total, total - sum(each.stretch.count for each in wanted), errors)
         for made in _made(request, make, made_by, wanted, processors):

@@ -19,6 +19,7 @@ from llmcli.io.formats import FormatName, format_of, write_rows
 from llmcli.io.journal import Journal, Mode
 from llmcli.io.records import Columns, Record, Source, Watch, rows_at_hand, to_json
 from llmcli.io.sources import DecodeErrors
+from llmcli.reporting import working
 
 # Error records that wait for the answers before them; then the answers are waited for.
 _HELD_BACK = 256
@@ -192,6 +193,7 @@ class BatchRun:
             done = not self._interrupted.set and self._broken_off is None
             if done and not plain and not journal.complete:
                 form = format_of(str(journal.path))
+                working(f"writing {journal.path}")
                 journal.convert(
                     lambda rows, file: write_rows(rows, file, form), keep=bool(self._batch.failed)
                 )
@@ -228,6 +230,8 @@ class BatchRun:
             return
         with journal.open(self._request.mode) as out:
             begin = out.done
+            if begin:
+                working("finding where to go on")
             # What failed before a run was cut short counts at its end.
             self._batch.seen, self._batch.failed = begin, len(journal.errors()) if begin else 0
             self._progress.begin(total(self._inputs), begin, self._batch.failed)
