@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +12,7 @@ from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.grammar_options import GrammarOptions, grammar_options
 from llmcli.cli.help import command
+from llmcli.cli.log import open_log
 from llmcli.cli.options import (
     InputOptions,
     calibration_option,
@@ -32,9 +33,11 @@ from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
 from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
+    from llmcli.io.generation_log import GenerationLog
     from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
+    from llmcli.tasks.generate import Continuation
     from llmcli.tasks.provenance import Described
     from llmcli.tasks.remote import Client
     from llmcli.tasks.statistics import GenerationStats
@@ -387,11 +390,40 @@ def _run_prompt(
         batch_size=options.batch_size or 1,
         **how,
     )
+    if view.model.kind == "causal" and (log := open_log()).is_on:
+        continuation = _logged(continuation, log, view, text, options)
     with interrupted:
         view.one(continuation, text if view.model.kind == "causal" else options.prefix)
     if options.stats:
         view.show_stats()
     return interrupted.set
+
+
+def _logged(
+    continuation: Continuation,
+    log: GenerationLog,
+    view: GenerateView[LanguageModel],
+    text: str,
+    options: GenerateOptions,
+) -> Continuation:
+    """The continuation, which is kept when it is finished."""
+    from llmcli.tasks.generation_log import logged
+
+    events = logged(
+        continuation.events,
+        log.add,
+        model=view.model,
+        params=view.params,
+        prompt=text,
+        prompt_tokens=continuation.prompt_tokens,
+        reading={
+            "bos": options.bos,
+            "heal": options.heal,
+            "special": options.special,
+            "context": options.context,
+        },
+    )
+    return replace(continuation, events=events)
 
 
 def _run_batch(

@@ -46,7 +46,7 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "Look": ("next", "encode", "decode", "inspect"),
     "Measure": ("score", "rank", "classify", "pairs", "calibrate", "bench"),
     "Models": ("models", "train"),
-    "Set up": ("config", "templates", "completion", "man", "help"),
+    "Set up": ("config", "log", "replay", "templates", "completion", "man", "help"),
 }
 
 

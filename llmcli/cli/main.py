@@ -17,6 +17,7 @@ from llmcli.cli.encode import encode
 from llmcli.cli.fill import fill
 from llmcli.cli.generate import generate
 from llmcli.cli.inspect import inspect
+from llmcli.cli.log import log, replay_record
 from llmcli.cli.manual import help_command, man
 from llmcli.cli.models import models
 from llmcli.cli.next import next_tokens
@@ -83,6 +84,8 @@ for _command in (
     serve,
     models,
     config,
+    log,
+    replay_record,
     completion,
     man,
     help_command,
