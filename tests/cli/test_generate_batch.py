@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from kernel_levels import without_notices
 
 from llmcli.cli.main import cli
 from llmcli.engine.transformers_decoder import TransformersDecoder
@@ -92,7 +93,7 @@ def test_sequences_of_one_prompt_at_once(tiny_gpt2: Path) -> None:
     plain = CliRunner().invoke(cli, asked)
     together = CliRunner().invoke(cli, [*asked, "--batch-size", "3"])
     assert together.stdout_bytes == plain.stdout_bytes != b""
-    assert together.stderr == ""
+    assert without_notices(together.stderr) == ""
 
 
 def test_files_echo_output_and_statistics(tiny_gpt2: Path, tmp_path: Path) -> None:
@@ -102,7 +103,9 @@ def test_files_echo_output_and_statistics(tiny_gpt2: Path, tmp_path: Path) -> No
     shown = generate(tiny_gpt2, *files, "--echo", "--batch-size", "2", "--stats")
     assert [r["text"].startswith(r["prompt"]) for r in objects(shown.stdout)] == [True, True]
     prompt_tokens = sum(record["prompt_tokens"] for record in objects(shown.stdout))
-    assert shown.stderr.startswith(f"{prompt_tokens} prompt tokens, 6 new tokens, ")
+    assert without_notices(shown.stderr).startswith(
+        f"{prompt_tokens} prompt tokens, 6 new tokens, "
+    )
     out = tmp_path / "out.jsonl"
     assert generate(tiny_gpt2, *files, "--echo", "-o", str(out)).stdout == ""
     assert out.read_text() == shown.stdout
@@ -113,7 +116,8 @@ def test_a_file_that_is_missing_comes_after_what_was_there(tiny_gpt2: Path, tmp_
     files = ["-i", str(tmp_path / "a"), "-i", str(tmp_path / "missing"), "-n", "3", "--seed", "1"]
     result = generate(tiny_gpt2, *files, "--batch-size", "8", code=2)
     assert len(objects(result.stdout)) == 1
-    assert result.stderr.startswith(f"Error: Cannot read {tmp_path / 'missing'}: No such file")
+    said = without_notices(result.stderr)
+    assert said.startswith(f"Error: Cannot read {tmp_path / 'missing'}: No such file")
 
 
 def test_what_is_wrong_with_the_call(tiny_gpt2: Path) -> None:
@@ -209,7 +213,7 @@ def test_a_batch_that_is_ended_leaves_whole_records(
         else:
             process.send_signal(signal.SIGINT if end == "interrupt" else signal.SIGTERM)
             rest = process.stdout.read()
-        err = process.stderr.read()
+        err = without_notices(process.stderr.read())
         status = process.wait(120)
     assert (status, err) == ({"interrupt": 130, "terminate": 143, "reader": 141}[end], b"")
     records = objects((first + rest).decode())
