@@ -80,8 +80,19 @@ def test_a_wrong_call_is_found_before_anything_heavy_is_imported() -> None:
     assert result.returncode == 2
     assert "'--top-p': 2.0 is out of range" in result.stderr
     modules = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert "llmcli.cli.generate" in modules
+    assert "llmcli.cli.main" in modules
     assert not modules & set(HEAVY)
+
+
+def test_a_command_imports_no_other_one() -> None:
+    code = (
+        "import sys; from llmcli.cli.main import cli; cli.commands['next']\n"
+        "print(*(n for n in cli.commands if f'llmcli.cli.{n}' in sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert result.stdout.split() == ["next"]
 
 
 def test_the_package_itself_is_light() -> None:

@@ -8,8 +8,6 @@ from difflib import get_close_matches
 
 import click
 
-from llmcli.cli.options import SharedOption
-
 _DEFAULT = "generate"
 
 
@@ -36,7 +34,7 @@ def with_command(args: Sequence[str], group: click.Group) -> list[str]:
     if rest[0].startswith("-") and rest[0] not in ("-", "--"):
         return list(args)  # --help and --version, and what Click has to complain about
     if re.fullmatch(r"[a-z][a-z-]*", rest[0]):
-        near = get_close_matches(rest[0], group.commands, n=1, cutoff=0.7)
+        near = get_close_matches(rest[0], list(group.commands), n=1, cutoff=0.7)
         if near:
             raise click.UsageError(f"No such command {rest[0]!r}. Did you mean {near[0]!r}?")
     return [_DEFAULT, *front, *rest]
@@ -44,9 +42,9 @@ def with_command(args: Sequence[str], group: click.Group) -> list[str]:
 
 def _split(args: Sequence[str], group: click.Group) -> tuple[list[str], list[str]]:
     """The options of commands in front, and the rest."""
-    known = _options(group)
     at = 0
-    while at < len(args):
+    known = _options(group) if args[:1] and args[0].startswith("-") else {}
+    while known and at < len(args):
         name, _, value = args[at].partition("=")
         short = name[:2] if not name.startswith("--") else name
         option = known.get(short)
@@ -60,12 +58,9 @@ def _split(args: Sequence[str], group: click.Group) -> tuple[list[str], list[str
 
 
 def _options(group: click.Group) -> Mapping[str, click.Option]:
-    """Options that may stand in front, by their spellings: shared ones, and generate's own."""
+    """Options that may stand in front, by their spellings: generate has all that are shared."""
     found: dict[str, click.Option] = {}
-    for command in (*group.commands.values(), group.commands[_DEFAULT]):
-        for param in command.params:
-            if isinstance(param, SharedOption) or (
-                isinstance(param, click.Option) and command.name == _DEFAULT
-            ):
-                found |= dict.fromkeys((*param.opts, *param.secondary_opts), param)
+    for param in group.commands[_DEFAULT].params:
+        if isinstance(param, click.Option):
+            found |= dict.fromkeys((*param.opts, *param.secondary_opts), param)
     return found

@@ -244,15 +244,15 @@ def _option_names(command: click.Command) -> dict[str, str]:
     }
 
 
-def name_variables(group: click.Group, prefix: str) -> None:
+def name_variables(name: str, command: click.Command, prefix: str) -> None:
     """Let ``<PREFIX>_<COMMAND>_<FLAG>`` set each option, whatever name Click has for it."""
-    for name, command in group.commands.items():
-        own = f"{prefix}_{name.upper().replace('-', '_')}"
-        if isinstance(command, click.Group):
-            name_variables(command, own)
-        for param in command.params:
-            if isinstance(param, click.Option) and param.envvar is None:
-                param.envvar = f"{own}_{flag_name(param).upper()}"
+    own = f"{prefix}_{name.upper().replace('-', '_')}"
+    if isinstance(command, click.Group):
+        for each, inner in command.commands.items():
+            name_variables(each, inner, own)
+    for param in command.params:
+        if isinstance(param, click.Option) and param.envvar is None:
+            param.envvar = f"{own}_{flag_name(param).upper()}"
 
 
 def _unknown(what: str, path: Path, known: Iterable[str], *, key: str = "") -> InvalidInput:
