@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli.errors import CorruptModel, StorageError, UnsupportedModel
+from llmcli.extras import install_command
 from llmcli.hub.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
 from llmcli.hub.inventory import not_deleted
 from llmcli.hub.reference import quoted
@@ -158,7 +159,7 @@ def _merge(module: Any, adapter: Path) -> Any:
     except ImportError as error:
         raise UnsupportedModel(
             f"{quoted(str(adapter))} holds an adapter, and peft is not installed.",
-            "Install it: pip install 'llmcli[lora]'.",
+            f"Run: {install_command('lora')}",
         ) from error
     try:
         with quiet_transformers():
