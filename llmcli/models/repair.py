@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from llmcli.errors import CorruptModel, InvalidInput, StorageError, UnsafeModel
 from llmcli.hub import cache
@@ -21,6 +21,7 @@ from llmcli.io.model_files import LARGEST_TOKENIZER, read_regular, regular_files
 from llmcli.models.check import NORM_PARTS, OLD_NORMS, TABLES, WRAPPERS
 from llmcli.models.config import read_config, read_generation_config
 from llmcli.models.headers import read_header
+from llmcli.models.kinds import Kind
 from llmcli.models.options import LoadOptions
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -234,7 +235,12 @@ def _save_loaded(rough: Path, clean: Path, dtype: str, changes: list[str]) -> No
 
     said: list[str] = []
     options = LoadOptions(device="cpu")
-    loaded = load_resolved(ResolvedModel(rough.name, "folder", rough), options, notify=said.append)
+    loaded = load_resolved(
+        ResolvedModel(rough.name, "folder", rough),
+        options,
+        kinds=get_args(Kind),
+        notify=said.append,
+    )
     loaded.tokenizer  # noqa: B018 - checked against the rows
     module = loaded.module
     changes += [sentence for sentence in said if "left out" in sentence]

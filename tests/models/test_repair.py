@@ -27,7 +27,9 @@ from model_folders import (
     with_tensor,
 )
 from safetensors.torch import load_file, save_file
+from tiny_translators import bert
 
+from llmcli.api import load
 from llmcli.cli.main import cli
 from llmcli.errors import CorruptModel, InvalidInput, UnsafeModel
 from llmcli.models.check import check_model_folder
@@ -91,6 +93,26 @@ def test_the_copy_is_the_model(
         == (tokenizer(str(plain))("the fox")["input_ids"])
     )
     assert [path.name for path in tmp_path.iterdir() if path.name[0] == "."] == []
+
+
+def test_a_masked_model_with_the_names_of_old_checkpoints(tmp_path: Path) -> None:
+    """Which transformers reads of BERT, and so is it read here."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    bert(source)
+    both(
+        renamed(r"LayerNorm\.weight", "LayerNorm.gamma"),
+        renamed(r"LayerNorm\.bias", "LayerNorm.beta"),
+        pickled,
+    )(source)
+    done = repair(source, target, allow_pickle=True)
+    assert "called gamma weight" in done.changes
+    text = "The [MASK] sat."
+    answers = [
+        load(str(each), device="cpu", allow_pickle=True).fill(text).to_dict()["gaps"]
+        for each in (source, target)
+    ]
+    assert answers[0] == answers[1]
 
 
 def test_what_cannot_be_repaired(
