@@ -40,7 +40,7 @@ def test_rows_are_one_machine_s_whatever_was_killed(tiny_gpt2: Path, tmp_path: P
             while process.poll() is None and not list(parts.glob("part-*")):
                 time.sleep(0.01)
             assert cluster.kill_actor()
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (4, b""), err
     assert err.startswith(b"115 of 115 records, 4 errors, ")
     assert err.endswith(
