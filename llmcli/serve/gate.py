@@ -16,6 +16,7 @@ import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 
 from llmcli.serve.errors import ApiError, shutting_down
+from llmcli.serve.openapi import POSTS
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -159,6 +160,8 @@ class Gate:
             return
         if self._draining():
             raise shutting_down()
+        if scope["path"] not in POSTS:
+            return  # the routes say what is there
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise ApiError(

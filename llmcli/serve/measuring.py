@@ -44,7 +44,8 @@ def score(model: LanguageModel, asked: ScoreBody) -> Work:
     for _ in scorer.windows([(None, iter([asked.text]))]):
         yield
     if not scorer.total.weight:
-        raise nothing_scored("The text", scorer.total, convention, prompt=asked.prompt)
+        ((_, tally),) = scoring.scorer(convention).run([(None, iter([asked.text]))])
+        raise nothing_scored("The text", tally, convention, prompt=asked.prompt)
     return scoring.answer(scorer.total.score(), convention, start).to_dict()
 
 

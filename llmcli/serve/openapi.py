@@ -34,6 +34,8 @@ _GETS = (
     ("/livez", "The same, and when it last did something."),
     ("/readyz", "Whether requests are taken."),
 )
+POSTS = frozenset(path for path, _, _ in _POSTS)
+"""Routes that take a body."""
 PATHS = frozenset([*(each[0] for each in _POSTS), *(each[0] for each in _GETS)]) | {
     "/",
     "/metrics",

@@ -297,6 +297,7 @@ def test_other_models_routes_and_methods(server: Server) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert server.get("/v1/nothing").json()["error"]["code"] == "not_found"
     assert server.get(ROUTE).status_code == 405
+    assert server.client.post("/v1/models").status_code == 405
     assert server.get("/v1/models").json()["data"][0]["id"] == "fable"
     assert server.get("/v1/models/fable").json()["max_model_len"] == 1024
     assert server.get("/v1/models/other").status_code == 404
