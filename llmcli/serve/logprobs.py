@@ -182,4 +182,5 @@ def event_record(event: TokenEvent, token_bytes: TokenBytes) -> dict[str, Any]:
         "finish_reason": event.finish_reason,
         "stop": event.stop,
         "dropped_tokens": event.dropped_tokens,
+        "allowed_mass": event.allowed_mass,
     }

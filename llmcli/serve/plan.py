@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from llmcli.engine.grammar.source import GrammarSource, json_schema
 from llmcli.engine.params import SamplingParams, check_range
 from llmcli.engine.scheduler import Request
 from llmcli.engine.transcript import Prompt
@@ -165,12 +166,13 @@ def plan_chat(model: LanguageModel, asked: ChatRequest, template: ChatTemplate) 
         raise _wrong("max_tokens", "Give max_tokens or max_completion_tokens, not both.")
     if asked.top_logprobs is not None and not asked.logprobs:
         raise _wrong("top_logprobs", "top_logprobs goes with logprobs.")
-    _check_format(asked)
+    grammar = _grammar(asked)
     max_tokens = asked.max_tokens or asked.max_completion_tokens
     logprobs = (asked.top_logprobs or 0) if asked.logprobs else None
     # The chat command has another default: the model's own, or 100.
     limit = {} if max_tokens is None and asked.token_events else {"max_new_tokens": max_tokens}
-    params = _params(model, asked, limit=limit, logprobs=logprobs, stops=template.stops)
+    stops = template.stops if grammar is None else ()  # a grammar says where an answer ends
+    params = _params(model, asked, limit=limit, logprobs=logprobs, stops=stops, grammar=grammar)
     ids = chat_ids(model, asked.messages, template)
     n = asked.n or 1
     return Plan(
@@ -209,14 +211,26 @@ def _content(message: ChatMessage) -> str:
     return "".join(part.text for part in message.content)
 
 
-def _check_format(asked: ChatRequest) -> None:
-    if asked.response_format is not None and asked.response_format.type != "text":
+def _grammar(asked: ChatRequest) -> GrammarSource | None:
+    """What an answer is held to."""
+    wanted = asked.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_schema" and (wanted.json_schema is None or not wanted.json_schema.name):
+        raise _wrong("response_format", "response_format json_schema needs a name and a schema.")
+    schema: Any = {"type": "object"}
+    if wanted.json_schema is not None and wanted.json_schema.schema is not None:
+        schema = wanted.json_schema.schema
+    try:
+        source = json_schema(schema)
+        source.compiled()
+    except InvalidInput as exc:
+        raise api_error(exc, param="response_format") from exc
+    except LlmcliError as exc:  # the package is not there
         raise ApiError(
-            400,
-            f"response_format {asked.response_format.type} is not supported.",
-            param="response_format",
-            code="unsupported_parameter",
-        )
+            400, exc.message, param="response_format", code="unsupported_parameter"
+        ) from exc
+    return source
 
 
 def _wrong(param: str, message: str) -> ApiError:
@@ -241,12 +255,14 @@ def _params(
     limit: Mapping[str, int | None],
     logprobs: int | None,
     stops: tuple[str, ...] = (),
+    grammar: GrammarSource | None = None,
 ) -> SamplingParams:
     given = {
         **given_settings(model, asked),
         **limit,
         "logprobs": logprobs,
         "num_beams": 1,
+        "grammar": grammar,
         "stop": (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
     }
     for field in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):

@@ -336,6 +336,7 @@ def _event(model: RemoteModel, record: Mapping[str, Any]) -> TokenEvent:
         finish_reason=reason,
         stop=record["stop"],
         dropped_tokens=record["dropped_tokens"],
+        allowed_mass=record["allowed_mass"],
     )
 
 

@@ -114,6 +114,32 @@ def test_parts_of_text_and_newer_names(server: Server) -> None:
     assert answers[0] == answers[1]
 
 
+def test_an_answer_by_a_schema(server: Server, client: openai.OpenAI) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["fox", "crow"]}, "age": {"type": "integer"}},
+        "required": ["animal", "age"],
+        "additionalProperties": False,
+    }
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "tale", "schema": schema}}
+    asked: dict[str, Any] = {"model": "fable", "messages": MESSAGES, "max_tokens": 60, "seed": 1}
+    [choice] = client.chat.completions.create(**asked, response_format=wanted).choices
+    found = msgspec.json.decode(choice.message.content or "")
+    assert found["animal"] in ("fox", "crow")
+    assert isinstance(found["age"], int)
+    assert choice.finish_reason == "stop"
+    chunks = server.chunks(CHAT, {**asked, "response_format": wanted, "stream": True})
+    told = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+    assert told == choice.message.content
+    for wrong in (
+        {"type": "json_schema"},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}},
+    ):
+        answer = server.post(CHAT, {**asked, "response_format": wrong})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "response_format"
+
+
 # -- tokens ----------------------------------------------------------------------------------
 
 

@@ -26,7 +26,8 @@ def server(start_server: Start, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One slot, one place to wait."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"# for tests\nanother\n{KEY}\n")
-    options = ("--slots", "1", "--queue", "1", "--max-body", "20000", "--api-key-file", str(keys))
+    options = ["--slots", "1", "--queue", "1", "--max-body", "20000", "--drain", "3600"]
+    options += ["--api-key-file", str(keys)]
     with start_server(*options, "--allow-origin", "https://page.example") as server:
         server.client.headers["Authorization"] = f"Bearer {KEY}"
         yield server
@@ -116,7 +117,7 @@ def wait_for(server: Server, **figures: int) -> None:
 
 def test_what_runs_is_finished_at_the_end(server: Server) -> None:
     """SIGTERM: the stream goes on to its end, nothing new begins, and the exit status is 0."""
-    asked = {**LONG, "max_tokens": 300, "stream": True}
+    asked = {**LONG, "max_tokens": 80, "stream": True}
     whole = server.complete(**{**asked, "stream": False})["choices"][0]["text"]
     with server.streaming(ROUTE, asked) as chunks:
         text = next(chunks)["choices"][0]["text"]
