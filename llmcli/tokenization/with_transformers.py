@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,14 +135,16 @@ def _is_installed(package: str) -> bool:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' log lines off stderr; what they say is an error or a notice here."""
+    """Keep transformers' log lines and warnings off stderr; what matters is an error here."""
     from transformers.utils import logging
 
     library: Any = logging
     verbosity = library.get_verbosity()
     library.set_verbosity_error()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as of packages that would be nice to have
+            yield
     finally:
         library.set_verbosity(verbosity)
 
