@@ -23,6 +23,7 @@ from llmcli.cli.options import (
     refuse_idle,
     unescaped,
 )
+from llmcli.cli.prompt_options import PromptOptions, prompt_options, under
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import DraftStats, SamplingParams
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
     from llmcli.tasks.generate import Continuation
+    from llmcli.tasks.prompt_templates import Wording
     from llmcli.tasks.provenance import Described
     from llmcli.tasks.remote import Client
     from llmcli.tasks.statistics import GenerationStats
@@ -94,6 +96,7 @@ class GenerateOptions:
 
 @command()
 @click.argument("prompt", nargs=-1)
+@prompt_options
 @sampling_options
 @grammar_options
 @click.option(
@@ -170,6 +173,7 @@ class GenerateOptions:
 @output_options
 def generate(
     prompt: tuple[str, ...],
+    asked: PromptOptions,
     sampling: SamplingOptions,
     grammar: GrammarOptions,
     batch: BatchOptions,
@@ -203,16 +207,22 @@ def generate(
         refuse_idle("does not go with --ray", stats="--stats")
     if console.json_output:
         refuse_idle("does not go with --json", null="-0")
-    given = {**sampling.given(), **options.given()}
+    asked.check(jsonl=batch.jsonl, parts=bool(prompt or inputs.files))
+    wording = asked.wording()
+    given, model = _under(wording, {**sampling.given(), **options.given()}, model)
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
     source = grammar.source(stop=options.stop, num_beams=options.num_beams)
+    if source is None and wording is not None and wording.template is not None:
+        source = wording.template.grammar()
     if source is not None:
         given["grammar"] = source
+        if not options.stop:
+            given["stop"] = ()
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
-    call = _Call(given, sampling, batch.placed(model), options)
+    call = _Call(given, asked, wording, sampling, batch.placed(model), options)
     if server.server is not None:
         if _ask_server(call, server.client(model, _REMOTE), batch.output, prompt, inputs, console):
             raise SystemExit(INTERRUPTED)
@@ -227,6 +237,8 @@ class _Call:
     """How to continue: all that was said, but for what and where to."""
 
     given: dict[str, Any]
+    asked: PromptOptions
+    wording: Wording | None
     sampling: SamplingOptions
     model: LoadOptions
     options: GenerateOptions
@@ -323,7 +335,7 @@ def _ask_server(
     from llmcli.tasks.statistics import GenerationStats
 
     options, interrupted = call.options, InterruptFlag()
-    text = _read_text(options, parts, inputs, console)
+    text = _read_text(call, parts, inputs, console)
     with interrupted:
         found = client.continue_text(
             text,
@@ -344,10 +356,26 @@ def _ask_server(
     return interrupted.set
 
 
-def _read_text(
-    options: GenerateOptions, parts: tuple[str, ...], inputs: InputOptions, console: Console
-) -> str:
-    """The prompt."""
+def _under(
+    wording: Wording | None, given: dict[str, Any], model: LoadOptions
+) -> tuple[dict[str, Any], LoadOptions]:
+    """Settings and model, as a template has them where the call says nothing."""
+    if wording is None:
+        return given, model
+    if (template := wording.template) is not None:
+        given = under(template.options, given)
+        if model.model is None and template.model is not None:
+            model = model.of(template.model)
+    if wording.shots and not given["stop"]:
+        given["stop"] = ("\n\n",)  # where another example would begin
+    return given, model
+
+
+def _read_text(call: _Call, parts: tuple[str, ...], inputs: InputOptions, console: Console) -> str:
+    """The prompt, or what a template is to be made of."""
+    options = call.options
+    if call.wording is not None and not call.wording.takes_input and not (parts or inputs.files):
+        return ""
     text = read_prompt(
         parts,
         inputs.files,
@@ -376,14 +404,18 @@ def _run_prompt(
 ) -> bool:
     """Continue one prompt; whether Ctrl-C cut it short."""
     options = call.options
-    text = _read_text(options, parts, inputs, console)
+    text = "" if call.asked.messages is not None else _read_text(call, parts, inputs, console)
     view, how = call.load(console, output=output)
     from llmcli.tasks.generate import continue_text
 
     interrupted = InterruptFlag()
+    system = None if call.wording is None else call.wording.system(text)
+    if call.wording is not None:
+        text = call.wording.prompt(text)
+    ready = call.asked.ready(view.model, text, system=system, special=options.special)
     continuation = continue_text(
         view.model,
-        text,
+        text if ready is None else ready,
         view.params,
         should_stop=interrupted,
         draft_stats=view.stats.draft,
@@ -435,6 +467,11 @@ def _run_batch(
 ) -> None:
     """Continue the prompts of a batch."""
     options = call.options
+    if call.wording is not None and call.wording.system("") is not None:
+        raise InvalidInput(
+            "A template with a system message does not go with --jsonl.",
+            "Write what it says into the prompt.",
+        )
     # The seed is drawn before the model is loaded: every process that takes part has the same.
     drawn = batch.stored.get("seed", new_seed()) if options.seed is None else options.seed
 
@@ -452,6 +489,7 @@ def _run_batch(
                 view.stats,
                 echo=echo,
                 batch_size=options.batch_size,
+                wording=call.wording,
                 **how,
             ),
             made_by=made_by(
@@ -467,6 +505,7 @@ def _run_batch(
                 source_lang=options.source_lang,
                 target_lang=options.target_lang,
                 prefix=options.prefix,
+                **({} if call.wording is None else {"wording": call.wording.digest}),
             ),
             lines=view.params.num_return_sequences,
             threads=view.model.threads or 1,

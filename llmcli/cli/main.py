@@ -32,6 +32,7 @@ _HOMES = {
     "bench": "bench",
     "serve": "serve",
     "models": "models",
+    "templates": "templates",
     "config": "config",
     "log": "log",
     "replay": "log:replay_record",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -360,12 +360,9 @@ class Conversation(Dialogue):
         from llmcli.engine.params import TokenEvent
         from llmcli.engine.scheduler import Request, in_order
         from llmcli.engine.transcript import Prompt
-        from llmcli.tasks.prompts import for_prompt
+        from llmcli.tasks.prompts import for_prompt, with_stops
 
-        params = for_prompt(self.params, len(ids))
-        if params.grammar is None:  # which says itself where an answer ends
-            stop = (*params.stop, *self.template.stops)
-            params = replace(params, stop=tuple(dict.fromkeys(stop)))
+        params = with_stops(for_prompt(self.params, len(ids)), self.template.stops)
         request = Request(prompt=Prompt(ids=tuple(ids)), params=params, record=self.turns)
         for _, told in in_order(self._over(), iter([request]), should_stop):
             if not isinstance(told, TokenEvent):

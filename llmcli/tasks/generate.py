@@ -10,7 +10,8 @@ from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.errors import InvalidInput, LlmcliError, NumericalError, UnsupportedModel
 from llmcli.reporting import working
 from llmcli.tasks.answers import Answers
-from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt
+from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt, with_stops
+from llmcli.tasks.ready_prompts import ReadyPrompt
 
 if TYPE_CHECKING:
     from llmcli.engine.decoder import Decoder
@@ -43,7 +44,7 @@ class Continuation:
 
 def continue_text(
     model: LanguageModel,
-    text: str,
+    text: str | ReadyPrompt,
     params: SamplingParams,
     *,
     bos: bool = False,
@@ -57,6 +58,8 @@ def continue_text(
     answers: Answers | None = None,
 ) -> Continuation:
     """Encode a text, cut it to the context, load the model, and be ready to continue.
+
+    What is made ready already must fit as it is.
 
     An encoder with a decoder reads the text, and what is continued is its answer; ``answers``
     says how it begins.
@@ -73,7 +76,18 @@ def continue_text(
 
     source: tuple[int, ...] = ()
     token_bytes: Callable[[int], bytes] = model.token_bytes
-    if model.kind == "encoder-decoder":
+    eos_ids = model.eos_ids
+    if isinstance(text, ReadyPrompt):
+        if params.overflow in ("left", "middle"):
+            raise InvalidInput(
+                f"overflow {params.overflow} does not go with messages or a suffix.",
+                "They must fit the context whole; leave it out.",
+            )
+        params = for_prompt(with_stops(params, text.stops), len(text.ids))
+        eos_ids = tuple(dict.fromkeys((*eos_ids, *text.eos_ids)))
+        prompt = prepare_prompt(model, list(text.ids), params, heal=heal)
+        prompt_tokens = len(text.ids)
+    elif model.kind == "encoder-decoder":
         answers = answers or Answers(model, special=special)
         params, token_bytes = answers.params(params), answers.token_bytes
         source, dropped = answers.source(text, params)
@@ -90,14 +104,16 @@ def continue_text(
     decoder = model.answering(source) if source else model.decoder()
     working(f"reading the prompt: {prompt_tokens:,} tokens")
     if params.num_beams > 1:
-        events = _beam_events(model, decoder, prompt, params, record, token_bytes, should_stop)
+        events = _beam_events(
+            model, decoder, prompt, params, record, token_bytes, eos_ids, should_stop
+        )
     else:
         events = generate(
             decoder,
             prompt,
             params,
             token_bytes=token_bytes,
-            eos_ids=model.eos_ids,
+            eos_ids=eos_ids,
             record=record,
             batch_size=slots_for(model, decoder, params, draft, batch_size),
             should_stop=should_stop,
@@ -116,6 +132,7 @@ def _beam_events(
     params: SamplingParams,
     record: int,
     token_bytes: Callable[[int], bytes],
+    eos_ids: tuple[int, ...],
     should_stop: Callable[[], bool],
 ) -> Iterator[TokenEvent]:
     """Replay what beam search found, as the loop would have told it."""
@@ -129,7 +146,7 @@ def _beam_events(
         prompt.ids,
         replace(params, max_new_tokens=asked),
         max_new_tokens=asked,
-        eos_ids=model.eos_ids,
+        eos_ids=eos_ids,
         record=record,
         should_stop=should_stop,
     )
@@ -139,7 +156,7 @@ def _beam_events(
             params,
             n_positions=model.n_positions,
             token_bytes=token_bytes,
-            eos_ids=model.eos_ids,
+            eos_ids=eos_ids,
             index=index,
         )
         yield from replay(transcript, tokens)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.params import SamplingParams, TokenEvent
+from llmcli.errors import InvalidInput
 from llmcli.io.batch_run import Answer, Work
 from llmcli.io.records import Record
 from llmcli.tasks.generate import Text, continue_batch
@@ -15,6 +16,7 @@ from llmcli.tasks.statistics import GenerationStats
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.answers import Answers
+    from llmcli.tasks.prompt_templates import Wording
 
 
 def continue_records(
@@ -24,6 +26,7 @@ def continue_records(
     *,
     echo: bool = False,
     answers: Answers | None = None,
+    wording: Wording | None = None,
     **how: Any,
 ) -> Work:
     """Continue each record's text, ``num_return_sequences`` times.
@@ -34,15 +37,25 @@ def continue_records(
         stats: Counts what passes.
         echo: Whether the prompt stands before its continuation.
         answers: How an encoder with a decoder is asked.
+        wording: What is made of each text before it is continued.
         how: Further arguments of `continue_batch`.
     """
+
+    def prompt(record: Record) -> str:
+        if wording is None or record.error is not None:
+            return record.text
+        return wording.prompt(record.text, record.fields)
 
     def texts(records: Iterator[Record | None]) -> Iterator[Text[Record] | None]:
         for record in records:
             if record is None:
                 yield None
             else:
-                yield Text(key=record, number=record.number, text=record.text)
+                try:
+                    text: str | InvalidInput = prompt(record)
+                except InvalidInput as exc:
+                    text = exc
+                yield Text(key=record, number=record.number, text=text)
 
     def work(records: Iterator[Record | None], should_stop: Callable[[], bool]) -> Iterator[Answer]:
         told = continue_batch(
@@ -68,7 +81,7 @@ def continue_records(
             stats.note(each.event)
             collected.append(each.event)
             if each.event.finish_reason is not None:
-                shown = each.key.text if answers is None else answers.prefix
+                shown = prompt(each.key) if answers is None else answers.prefix
                 made = generate_answer(
                     model, params, shown, each.prompt_tokens, collected, echo=echo
                 ).to_dict()

@@ -98,6 +98,13 @@ def for_prompt(params: SamplingParams, prompt_tokens: int) -> SamplingParams:
     return replace(params, max_new_tokens=room)
 
 
+def with_stops(params: SamplingParams, stops: Sequence[str]) -> SamplingParams:
+    """Settings with further stop texts; none with a grammar, which says where a text ends."""
+    if params.grammar is not None or not stops:
+        return params
+    return replace(params, stop=tuple(dict.fromkeys((*params.stop, *stops))))
+
+
 def check_combination(params: SamplingParams) -> None:
     """Raise InvalidInput if settings exclude each other."""
     if params.grammar is not None and params.stop:
