@@ -193,7 +193,8 @@ def test_a_suffix_from_the_command_line(
     ids = [a, *model.tokenizer.ids("Once"), b, *model.tokenizer.ids(" the fox"), c]
     assert record["prompt_tokens"] == len(ids)
     decoder = model.decoder()
-    slot, made = decoder.open(), []
+    slot = decoder.open()
+    made: list[int] = []
     logits = decoder.append([(slot, ids)], prompt=True)[0]
     while len(made) < 5 and (token := int(logits.argmax())) not in {a, b, c, *model.eos_ids}:
         made.append(token)
