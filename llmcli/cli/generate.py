@@ -422,7 +422,9 @@ def _run_prompt(
         batch_size=options.batch_size or 1,
         **how,
     )
-    if view.model.kind == "causal" and (log := open_log()).is_on:
+    # What is kept can be made again from its text.
+    from_text = view.model.kind == "causal" and ready is None and view.params.grammar is None
+    if from_text and (log := open_log()).is_on:
         continuation = _logged(continuation, log, view, text, options)
     with interrupted:
         view.one(continuation, text if view.model.kind == "causal" else options.prefix)
