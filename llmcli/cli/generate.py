@@ -209,7 +209,7 @@ def generate(
         refuse_idle("does not go with --json", null="-0")
     asked.check(jsonl=batch.jsonl, parts=bool(prompt or inputs.files))
     wording = asked.wording()
-    given, model = _under(wording, {**sampling.given(), **options.given()}, model)
+    given, model = under(wording, {**sampling.given(), **options.given()}, model, jsonl=batch.jsonl)
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
     source = grammar.source(stop=options.stop, num_beams=options.num_beams)
@@ -356,21 +356,6 @@ def _ask_server(
     return interrupted.set
 
 
-def _under(
-    wording: Wording | None, given: dict[str, Any], model: LoadOptions
-) -> tuple[dict[str, Any], LoadOptions]:
-    """Settings and model, as a template has them where the call says nothing."""
-    if wording is None:
-        return given, model
-    if (template := wording.template) is not None:
-        given = under(template.options, given)
-        if model.model is None and template.model is not None:
-            model = model.of(template.model)
-    if wording.shots and not given["stop"]:
-        given["stop"] = ("\n\n",)  # where another example would begin
-    return given, model
-
-
 def _read_text(call: _Call, parts: tuple[str, ...], inputs: InputOptions, console: Console) -> str:
     """The prompt, or what a template is to be made of."""
     options = call.options
@@ -469,11 +454,6 @@ def _run_batch(
 ) -> None:
     """Continue the prompts of a batch."""
     options = call.options
-    if call.wording is not None and call.wording.system("") is not None:
-        raise InvalidInput(
-            "A template with a system message does not go with --jsonl.",
-            "Write what it says into the prompt.",
-        )
     # The seed is drawn before the model is loaded: every process that takes part has the same.
     drawn = batch.stored.get("seed", new_seed()) if options.seed is None else options.seed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from click.shell_completion import CompletionItem
 from llmcli.cli.options import bundle
 from llmcli.errors import InvalidInput
 from llmcli.io.sources import check_argument, read_text
+from llmcli.models.options import LoadOptions
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -144,10 +144,36 @@ class PromptOptions:
         return None
 
 
-def under(template: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given, over a template's options."""
-    said = {name: value for name, value in given.items() if value or name not in _FLAGS}
-    return {**given, **template, **said}
+def under(
+    wording: Wording | None, given: dict[str, Any], model: LoadOptions, *, jsonl: bool
+) -> tuple[dict[str, Any], LoadOptions]:
+    """Settings and model, as a template has them where the call says nothing.
+
+    Args:
+        wording: What has the template.
+        given: What the call says, by SamplingParams' names.
+        model: The model it names.
+        jsonl: Whether prompts are those of a batch.
+
+    Raises:
+        InvalidInput: the template has a system message, which a batch's prompts do not take.
+    """
+    if wording is None:
+        return given, model
+    if (template := wording.template) is not None:
+        if jsonl and template.system is not None:
+            raise InvalidInput(
+                f"The template {template.name} has a system message, which does not go with "
+                "--jsonl.",
+                "Write what it says into the prompt.",
+            )
+        said = {name: value for name, value in given.items() if value or name not in _FLAGS}
+        given = {**given, **template.options, **said}
+        if model.model is None and template.model is not None:
+            model = model.of(template.model)
+    if wording.shots and not given["stop"]:
+        given["stop"] = ("\n\n",)  # where another example would begin
+    return given, model
 
 
 prompt_options = bundle(

@@ -200,3 +200,10 @@ def test_a_suffix_from_the_command_line(
         made.append(token)
         logits = decoder.append([(slot, [token])])[0]
     assert record["text"].encode() == b"".join(map(model.token_bytes, made))
+
+
+def test_a_system_message_does_not_go_with_a_batch(tiny_gpt2: Path, tmp_path: Path) -> None:
+    file = tmp_path / "brief.yaml"
+    file.write_text("system: Be brief.\n")
+    result = run("generate", "-m", str(tiny_gpt2), "-t", str(file), "--jsonl", input="", code=2)
+    assert "has a system message, which does not go with --jsonl" in result.stderr
