@@ -88,9 +88,9 @@ def test_bash_itself(tmp_path: Path) -> None:
     """Load the script in bash, call the function that it registers, read COMPREPLY."""
     program = f"""
         eval "$({SCRIPT} completion bash)"
-        COMP_WORDS=(llmcli generate --temp) COMP_CWORD=2
+        COMP_WORDS=(llmcli generate --tempe) COMP_CWORD=2
         complete -p llmcli | grep -o '_llmcli[a-z_]*' | head -1 > name
-        "$(cat name)" llmcli --temp generate
+        "$(cat name)" llmcli --tempe generate
         echo "reply: ${{COMPREPLY[*]}}"
         mkdir fables
         COMPREPLY=() COMP_WORDS=(llmcli generate -m fab) COMP_CWORD=3
