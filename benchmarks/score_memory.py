@@ -1,6 +1,6 @@
-"""Peak memory of ``llmcli score`` while text is piped in, up to any size.
+"""Peak memory of ``llmcli score`` or ``calibrate`` while text is piped in, up to any size.
 
-    python benchmarks/score_memory.py [--megabytes 1000]
+    python benchmarks/score_memory.py [--megabytes 1000] [--command calibrate]
 
 The model has one layer of width 8 and a vocabulary of a few hundred whole words, so that a gigabyte
 goes through in a quarter of an hour; what does not depend on the model (reading, tokens, windows,
@@ -84,13 +84,14 @@ def status(pid: int, key: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=1000)
-    parser.add_argument("options", nargs="*", help="for llmcli score, behind --")
+    parser.add_argument("--command", choices=["score", "calibrate"], default="score")
+    parser.add_argument("options", nargs="*", help="for the command, behind --")
     args = parser.parse_args()
     source = random.Random(1)
     words = make_words(24, source)
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), words)
-        command = [sys.executable, "-m", "llmcli", "score", "-m", folder, "--json"]
+        command = [sys.executable, "-m", "llmcli", args.command, "-m", folder, "--json"]
         command += args.options or ["--threads", "1", "--stride", "255"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdin is not None
@@ -100,7 +101,8 @@ def main() -> None:
         process.stdin.close()
         record = json.loads(process.stdout.read())
         process.wait()
-    shown = {name: record[name] for name in ("bytes", "tokens", "seconds", "perplexity_interval")}
+    names = ("bytes", "tokens", "seconds", "perplexity_interval", "ece", "ece_floor", "temperature")
+    shown = {name: record[name] for name in names if name in record}
     print(f"before the last window: peak {peak:.1f} MB; {shown}")
 
 

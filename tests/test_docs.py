@@ -93,7 +93,10 @@ def run(command: str, environment: dict[str, str]) -> str:
 
 
 @pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
-@pytest.mark.parametrize(("page", "least"), [(README, 5), (ROOT / "docs" / "inspect.md", 3)])
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [(README, 5), (ROOT / "docs" / "inspect.md", 3), (ROOT / "docs" / "calibration.md", 3)],
+)
 def test_examples_are_real(page: Path, least: int, clean_environment: dict[str, str]) -> None:
     text = page.read_text("utf-8")
     pairs = examples(text)

@@ -262,6 +262,7 @@ class _Call:
 
     def tokens(self, text: str | None) -> None:
         """Calibration of a text's tokens."""
+        from llmcli.system import keep_freed_memory
         from llmcli.tasks.calibrate import calibrate, calibration_record, save_temperature
 
         console = self.console
@@ -269,6 +270,7 @@ class _Call:
         for source in found:
             source.check()
         loaded = load_model(self.model, console)
+        keep_freed_memory()
 
         def parts() -> Iterator[str]:
             for record in records(found, kind="whole", errors=self.inputs.errors):

@@ -343,7 +343,7 @@ class Calibrator:
         reliability = float((shares * gaps**2).sum())
         resolution = float((shares * (means - accuracy) ** 2).sum())
         uncertainty = accuracy * (1 - accuracy)
-        smece, width = smooth_error(sums.fine)
+        smece, width = smooth_error(sums.near)
         brier = sums.brier / count
         return Calibration(
             tokens=count,

@@ -108,13 +108,16 @@ class WindowStates:
 
     def read(self, batch: Sequence[Window]) -> Iterator[list[Piece]]:
         """Read some windows; every scored token comes in one piece, a window's in their order."""
-        while len(self._slots) < len(batch):
+        # The last window goes on where what is shared was read; the others copy it.
+        last = [] if self._base is None or not self.shared else [self._base]
+        while len(self._slots) + len(last) < len(batch):
             self._slots.append(self._decoder.open())
-        held = [self._begin(slot) for slot, _ in zip(self._slots, batch, strict=False)]
+        slots = [*self._slots[: len(batch) - len(last)], *last]
+        held = [self._begin(slot) for slot in slots]
         rest = [list(each.tokens[at:-1]) for at, each in zip(held, batch, strict=True)]
         most = max(_BLOCK, _STATES // self._decoder.state_size // _BLOCK * _BLOCK)
         if sum(map(len, rest)) <= most:
-            texts = list(zip(self._slots, rest, strict=False))
+            texts = list(zip(slots, rest, strict=True))
             hidden = self._decoder.hidden(texts)
             ends = np.cumsum([len(ids) for ids in rest])[:-1]
             yield [
@@ -125,7 +128,7 @@ class WindowStates:
             ]
             return
         for index, (window, at) in enumerate(zip(batch, held, strict=True)):
-            for piece in self._in_pieces(self._slots[index], window, at, most):
+            for piece in self._in_pieces(slots[index], window, at, most):
                 yield [Piece(index, *piece)]
 
     @staticmethod
@@ -136,6 +139,10 @@ class WindowStates:
 
     def _begin(self, slot: int) -> int:
         """Empty a slot, or fill it with what is shared; how many tokens it holds."""
+        if slot == self._base:
+            self._decoder.truncate(slot, self.shared)
+            self._begins = self._begins[: self.shared]
+            return self.shared
         self._decoder.truncate(slot, 0)
         if self.shared and self._base is not None:
             return self._decoder.copy(self._base, slot, self.shared)

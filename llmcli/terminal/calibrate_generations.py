@@ -34,7 +34,7 @@ def generations_view(record: Mapping[str, Any]) -> RenderableType:
     if len(record["blocks"]) > 1:
         table.add_row("all", *_cells(record["overall"]))
     lines = [*line_chart(record["blocks"]), *_match(record["match"])]
-    return Group(table, Text("\n".join(lines)))
+    return Group(table, Text("\n".join(lines))) if lines else table
 
 
 def _cells(each: Mapping[str, Any]) -> list[str]:

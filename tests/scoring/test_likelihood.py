@@ -182,6 +182,24 @@ def test_numbers_of_a_row(rows: list[list[float]], target: int) -> None:
     assert found["equal_before"].tolist() == before.sum(1).tolist()
 
 
+def test_groups_that_begin_alike_one_after_the_other(tiny_gpt2: Path) -> None:
+    """Beginnings that become shorter, longer again and others, in one session."""
+    decoder = llmcli.load(str(tiny_gpt2), threads=1).decoder()
+    likelihood = Likelihood(decoder)
+    ids = list(range(20, 60))
+    begins = [ids[:30], ids[:20], ids[:30], [*ids[:25], 7, 8, 9, 10], ids[:28], ids[:9]]
+    groups = [
+        [Window([*begin, 60 + label, 70, 71 + label], len(begin), 0) for label in range(3)]
+        for begin in begins
+    ]
+    with likelihood.session() as score:
+        found = [each.logprobs for group in groups for each in score(group)]
+    alone = [each for group in groups for each in group]
+    wanted = [next(iter(likelihood.score([(0, window)])))[2].logprobs for window in alone]
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
 def test_a_row_without_a_target() -> None:
     found = row_stats(np.array([[1, 2]], np.float32), [-1])
     assert found["target"].tolist() == [0]
