@@ -1,6 +1,6 @@
 """What calibration costs beside scoring, and labels beside one label.
 
-    python benchmarks/calibrate.py [--threads 1] [--rounds 3] [--tokens 4096] [--model fable]
+    python benchmarks/calibrate.py [--threads 1] [--rounds 3] [--tokens 16384] [--model fable]
 
 Three ratios, each of two measures that take turns; the best round of either counts, in seconds of
 the processor, which other work on the machine changes least:
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--tokens", type=int, default=16384)
     parser.add_argument("--model", action="append")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
