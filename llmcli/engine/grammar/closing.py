@@ -22,6 +22,8 @@ _WIDTH = 12
 _FEW = 64
 _TRIED = 20_000
 _LEVELS = 64
+# More tokens than any place has that is not inside a string.
+_MANY = 500
 # The longest way that is looked for.
 LONGEST = 8192
 # How much of an old way's beginning may be left out before it is joined again.
@@ -98,7 +100,9 @@ def _straight(
         ids = _possible(matcher, costs)
         if not len(ids):
             return None
-        taken.append(int(ids[costs[ids].argmin()]))
+        # Where little is allowed no string is open, and a bracket closes more than a string does.
+        near = costs[ids] if len(ids) > _MANY else np.where(costs[ids] > 1, costs[ids], -costs[ids])
+        taken.append(int(ids[near.argmin()]))
         matcher.consume_token(taken[-1])
         if matcher.is_accepting():
             return taken

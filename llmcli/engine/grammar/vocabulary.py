@@ -147,10 +147,12 @@ def _cost(data: bytes) -> float:
         return 9.0
     length = min(len(data), 64) / 100
     if first in _CLOSERS:
-        # One that opens again what it closes gains nothing.
-        return (0.0 if all(byte in _CLOSERS for byte in data) else 1.0) - length
+        # Inside a string only a quotation mark closes, and brackets are text like any other; one
+        # that opens again what it closes gains nothing.
+        closes = all(byte in _CLOSERS for byte in data)
+        return (0.0 if closes and first == b'"' else 1.0 if closes else 2.0) - length
     if first in _OPENERS:
-        return 5.0 + length
+        return 6.0 + length
     if first in _DIGITS:
-        return 3.0 - length
-    return (4.0 if first.isalpha() or first >= b"\x80" else 2.0) - length
+        return 4.0 - length
+    return (5.0 if first.isalpha() or first >= b"\x80" else 3.0) - length
