@@ -260,7 +260,7 @@ class Engine:
         self.measuring = model.for_another_thread()
         self.decoder = model.decoder()
         blocks = self.decoder.blocks
-        if self._cache_bytes and blocks is not None:
+        if blocks is not None:  # of no size, it keeps nothing: neither do slots
             self.cache = PrefixCache(blocks, self._cache_bytes)
         self._scheduler = Scheduler(
             self.decoder,

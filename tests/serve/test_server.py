@@ -142,6 +142,9 @@ def test_a_socket_of_its_own(start_server: Start, tmp_path: Path) -> None:
             assert "once more ends at once" in server.words.get(timeout=60)
             server.process.send_signal(signal.SIGINT)
             assert server.process.wait(60) == 130
+    assert path.exists(), "nobody cleared up"
+    with start_server("--uds", str(path)) as server:
+        assert server.get("/health").status_code == 200
 
 
 # Runs the command with a decoder that fails in the end.
