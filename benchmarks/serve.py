@@ -208,7 +208,8 @@ def gaps(arguments: argparse.Namespace) -> None:
                 (during if inside else plain).append(later - earlier)
         return plain, during
 
-    with serving(arguments.folder, "--precision", arguments.precision) as server:
+    options = ("--precision", arguments.precision, "--prefix-cache", "0")
+    with serving(arguments.folder, *options) as server:
         asyncio.run(run(server.url))
         plain, during = asyncio.run(run(server.url))
     middle = statistics.median(plain + during)

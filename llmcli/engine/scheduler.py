@@ -27,7 +27,7 @@ SequenceError = InvalidInput | NumericalError
 """What can be wrong with one sequence while the others are well."""
 
 # Prompt tokens that are read between two steps of what is being decoded, and where nothing is.
-PIECE = 128
+PIECE = 64
 ALONE = 512
 # How many sequences a slot may finish before the oldest one is finished.
 _AHEAD = 64
