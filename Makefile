@@ -28,7 +28,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev
-	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 $(VENV)/bin/pip:
 	@echo "Installing into $(VENV): a few minutes the first time (torch is the largest part)."

@@ -82,6 +82,14 @@ def _clean(environment: Mapping[str, str], home: Path) -> dict[str, str]:
     }
 
 
+# Files whose few tests take long come first, so that several workers end together.
+_LONG = {"test_train_launchers.py", "test_train.py", "test_docs.py", "test_bench.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in _LONG)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
