@@ -25,8 +25,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llmcli.system import processor_name
-
 PROMPT, NEW, PREFILL, VOCAB = 32, 128, 512, 50257
 OURS = ("float32", "bfloat16", "int8", "int4")
 GGUF = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_K_M"}
@@ -356,6 +354,8 @@ def main() -> None:
                 bench.round(shape, arguments.precisions)
             if "start" in arguments.what:
                 bench.start(shape, arguments.precisions)
+    from llmcli.system import processor_name  # CTranslate2's own environment has no llmcli
+
     print(f"{processor_name()}, {arguments.threads} threads")
     print(bench.table())
 
