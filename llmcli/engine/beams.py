@@ -212,14 +212,15 @@ class _Search:
             each.tokens is not None for each in self._ended
         ):
             return
-        length = np.float32(self._generated**self._params.length_penalty)
+        length = _divisor(self._generated, self._params.length_penalty)
         found = list(self._ended)
         for place in np.flatnonzero(ends[: self._params.num_beams]):
             history = self._beams[int(beams[place])].history
             text = [*history.ids[len(history.ids) - history.generated_count :], int(tokens[place])]
             found.append(_Ended(np.float32(scores[place] / length), text))
-        # A stable order: of equals the earlier one.
-        self._ended = sorted(found, key=lambda each: -each.score)[: self._params.num_beams]
+        # A stable order: of equals the earlier one. Any text comes before a place without one.
+        found.sort(key=lambda each: (each.tokens is None, -each.score))
+        self._ended = found[: self._params.num_beams]
 
     def _go_on(
         self, scores: Floats, beams: npt.NDArray[np.int64], tokens: npt.NDArray[np.int64]
@@ -258,9 +259,14 @@ class _Search:
         """
         penalty = self._params.length_penalty
         longest = self._params.early_stopping == "never" and penalty > 0
-        length = np.float32((self._limit if longest else self._generated) ** penalty)
+        length = _divisor(self._limit if longest else self._generated, penalty)
         worst = min(each.score for each in self._ended)
         possible = self._beams[0].score / length
-        return any(
-            possible > (worst if each.tokens is not None else _NEVER) for each in self._ended
-        )
+        return any(each.tokens is None or possible > worst for each in self._ended)
+
+
+def _divisor(length: int, penalty: float) -> np.float32:
+    """What a score is divided by; with a penalty beyond reason, what float32 can divide by."""
+    with np.errstate(over="ignore", under="ignore"):
+        power = np.power(np.float64(length), penalty)
+    return np.float32(np.clip(power, 1e-30, 1e30))

@@ -187,6 +187,16 @@ def test_settings_that_forbid_every_token() -> None:
         search(ToyDecoder(), temperature=0, logit_bias=everything)
 
 
+@pytest.mark.parametrize("penalty", [1e5, -1e5])
+@pytest.mark.parametrize("early_stopping", [False, True, "never"])
+def test_penalties_beyond_reason(penalty: float, early_stopping: Any) -> None:
+    """They overflow a float; the search ends with whole texts all the same."""
+    given: dict[str, Any] = {"length_penalty": penalty, "early_stopping": early_stopping}
+    found = search(ToyDecoder(), temperature=0, num_return_sequences=3, **given)
+    assert len(found) == 3
+    assert all(0 < len(text) <= 8 for text in found)
+
+
 def test_slots_are_given_back_when_it_fails() -> None:
     toy = ToyDecoder()
     with pytest.raises(InvalidInput):
