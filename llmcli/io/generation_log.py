@@ -101,7 +101,7 @@ class GenerationLog:
     def latest(self, count: int | None = None) -> list[Logged]:
         """The latest generations, the newest first; all of them where no count is given."""
         limit = -1 if count is None else count
-        return list(self._rows("ORDER BY id DESC LIMIT ?", [limit]))
+        return self._rows("ORDER BY id DESC LIMIT ?", [limit])
 
     def search(self, query: str, count: int) -> list[Logged]:
         """Generations whose prompt or text match, the best first, in SQLite's full-text syntax.
@@ -113,22 +113,25 @@ class GenerationLog:
             "JOIN generations_fts ON generations_fts.rowid = generations.id"
             " WHERE generations_fts MATCH ? ORDER BY rank LIMIT ?"
         )
-        try:
-            return list(self._rows(where, [query, count]))
-        except sqlite3.OperationalError as exc:
-            raise InvalidInput(
-                f"The query {query!r:.60} is not one: {exc}.", "Put it in quotes: '\"two words\"'."
-            ) from exc
+        return self._rows(where, [query, count], query=query)
 
-    def _rows(self, rest: str, values: list[Any]) -> Iterator[Logged]:
+    def _rows(self, rest: str, values: list[Any], *, query: str | None = None) -> list[Logged]:
+        """Rows of the table; a ``query`` that is wrong is the user's fault, not the file's."""
         if not self.path.exists():
-            return
+            return []
+        columns = "generations.id, generations.created, generations.record"
         with self._open() as database:
-            columns = "generations.id, generations.created, generations.record"
-            for number, created, record in database.execute(
-                f"SELECT {columns} FROM generations {rest}", values
-            ):
-                yield Logged(id=number, created=created, record=json.loads(record))
+            try:
+                found = database.execute(f"SELECT {columns} FROM generations {rest}", values)
+                rows = found.fetchall()
+            except sqlite3.OperationalError as exc:
+                if query is None:
+                    raise
+                raise InvalidInput(
+                    f"The query {query!r:.60} is not one: {exc}.",
+                    "Put it in quotes: '\"two words\"'.",
+                ) from exc
+        return [Logged(id=row[0], created=row[1], record=json.loads(row[2])) for row in rows]
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -146,15 +149,10 @@ class GenerationLog:
             database.executescript(_SCHEMA)
             with database:
                 yield database
-        except sqlite3.OperationalError as exc:
-            if "fts5" in str(exc) or "unterminated" in str(exc) or "no such column" in str(exc):
-                raise
-            raise StorageError(
-                f"The log {self.path} cannot be used: {exc}.", "Check the file and its folder."
-            ) from exc
         except (OSError, sqlite3.DatabaseError) as exc:
             raise StorageError(
-                f"The log {self.path} cannot be used: {exc}.", "Move it away, or 'llmcli log off'."
+                f"The log {self.path} cannot be used: {exc}.",
+                "Check its folder, or move the file away.",
             ) from exc
         finally:
             if database is not None:
