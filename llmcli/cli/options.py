@@ -86,6 +86,7 @@ def output_options(function: F) -> F:
             quiet=kwargs.pop("quiet"),
             verbose=kwargs.pop("verbose"),
         )
+        STATUS.enabled = console.shows_progress
         listen(STATUS.say)
         return function(*args, console=console, **kwargs)
 

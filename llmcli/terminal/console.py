@@ -71,7 +71,6 @@ class Console:
         self.verbose = verbose
         self.stdout_is_terminal = _is_terminal(sys.stdout)
         self.stderr_is_terminal = _is_terminal(sys.stderr)
-        STATUS.enabled = self.stderr_is_terminal and not quiet
         self.color_stdout = wants_color(color, terminal=self.stdout_is_terminal)
         self.color_stderr = wants_color(color, terminal=self.stderr_is_terminal)
 
