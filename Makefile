@@ -5,7 +5,7 @@ WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --disable-pip-version-check --quiet
 # On a terminal pip shows how far the large packages are.
-SHOWN := $(shell test -t 2 && echo --no-color || echo --quiet)
+QUIET := $(shell test -t 2 || echo --quiet)
 
 .PHONY: demo test lint types unit clean
 
@@ -36,7 +36,7 @@ $(VENV)/bin/pip:
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard llmcli/engine/native/*.[ch]) | $(VENV)/bin/pip
 	$(PIP) install --constraint constraints.txt --upgrade pip
-	$(BIN)/pip --disable-pip-version-check $(SHOWN) install --constraint constraints.txt \
+	$(BIN)/pip --disable-pip-version-check $(QUIET) install --constraint constraints.txt \
 		torch transformers
 	$(PIP) install --constraint constraints.txt --editable .
 	touch $@

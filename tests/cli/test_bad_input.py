@@ -40,7 +40,7 @@ CASES: dict[str, tuple[list[str], bytes, int, str]] = {
     "bias too large": (["--logit-bias", "7=1e300", "x"], b"", 2, "drive a logit to infinity."),
     "special forbidden": (["--special", "forbid", "<|endoftext|>"], b"", 2, "special token"),
     "unknown choice": (["--overflow", "wrap", "x"], b"", 2, "'wrap' is not one of 'error', 'left'"),
-    "unknown option": (["--temprature", "1", "x"], b"", 2, "'--temperature'"),
+    "unknown option": (["--temprature", "1", "x"], b"", 2, "one of: '--temperature',"),
     "no such folder": (["-m", "./none", "x"], b"", 1, 'There is no folder "./none"'),
     "no model name": (["-m", "", "x"], b"", 2, "The model name is empty."),
     "control in a name": (["-m", "a\x1bb", "x"], b"", 2, '"a\\x1bb" holds a control character.'),

@@ -70,7 +70,7 @@ def one(tales: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str]
 
 @pytest.mark.parametrize(
     ("optimizer", "launcher"),
-    [("muon", None), ("adamw", "torchrun"), ("adamw", "accelerate")],
+    [("adamw", None), ("muon", None), ("adamw", "torchrun"), ("adamw", "accelerate")],
 )
 def test_two_processes_are_one_with_twice_the_batch(
     tales: Path,
