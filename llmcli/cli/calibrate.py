@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -32,6 +32,9 @@ from llmcli.tasks.labels import Correction, label_notices
 from llmcli.tasks.prompts import new_seed
 from llmcli.tasks.templates import labelled
 from llmcli.terminal.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 # Error records that are told one by one.
 _TOLD = 3
@@ -260,6 +263,24 @@ class _Call:
     pictures: _Pictures
     own: Mapping[str, Any]
 
+    def _show(
+        self,
+        record: dict[str, Any],
+        figure: float | None,
+        view: Callable[[dict[str, Any]], RenderableType],
+    ) -> None:
+        """Write what was found: a record, under --quiet its main figure, or a table."""
+        console = self.console
+
+        def show_figure() -> None:
+            console.line("" if figure is None else f"{figure:.6g}")
+
+        console.choose(
+            json=lambda: console.record(record),
+            quiet=show_figure,
+            text=lambda: console.render(view(record)),
+        )()
+
     def tokens(self, text: str | None) -> None:
         """Calibration of a text's tokens."""
         from llmcli.system import keep_freed_memory
@@ -287,18 +308,9 @@ class _Call:
         record = {**calibration_record(result, convention), **provenance(loaded)}
         self.pictures.write(record)
 
-        def show_json() -> None:
-            console.record(record)
+        from llmcli.terminal.calibrate import calibration_view
 
-        def show_error() -> None:
-            console.line(f"{result.ece:.6g}")
-
-        def show_table() -> None:
-            from llmcli.terminal.calibrate import calibration_view
-
-            console.render(calibration_view(record))
-
-        console.choose(json=show_json, quiet=show_error, text=show_table)()
+        self._show(record, result.ece, calibration_view)
         if self.save is not None:
             save_temperature(self.save, loaded, result, [source.label for source in found])
 
@@ -350,19 +362,9 @@ class _Call:
         record = answer.to_dict()
         self.pictures.write(record)
 
-        def show_json() -> None:
-            console.record(record)
+        from llmcli.terminal.calibrate_generations import generations_view
 
-        def show_error() -> None:
-            gap = answer.overall.entce
-            console.line("" if gap is None else f"{gap:.6g}")
-
-        def show_table() -> None:
-            from llmcli.terminal.calibrate_generations import generations_view
-
-            console.render(generations_view(record))
-
-        console.choose(json=show_json, quiet=show_error, text=show_table)()
+        self._show(record, answer.overall.entce, generations_view)
 
     def labels(self, name: str) -> None:
         """Calibration of the labels of inputs."""
@@ -402,18 +404,9 @@ class _Call:
             )
         record_ = {**result.to_dict(), "errors": wrong.count}
 
-        def show_json() -> None:
-            console.record(record_)
+        from llmcli.terminal.calibrate_labels import label_calibration_view
 
-        def show_error() -> None:
-            console.line(f"{result.fitted.ece:.6g}")
-
-        def show_table() -> None:
-            from llmcli.terminal.calibrate_labels import label_calibration_view
-
-            console.render(label_calibration_view(record_))
-
-        console.choose(json=show_json, quiet=show_error, text=show_table)()
+        self._show(record_, result.fitted.ece, label_calibration_view)
         if self.save is not None:
             save_labels(self.save, loaded, result)
         if wrong.count:

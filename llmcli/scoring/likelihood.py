@@ -115,15 +115,9 @@ class Likelihood:
     def _ask(self, states: Floats, targets: Sequence[int]) -> TokenScores:
         """Score one token after each of some states."""
         found = self._decoder.score(states, targets)
-        logprobs = (found["target"] - found["log_sum_exp"]).tolist()
         if self._top is None:
-            return TokenScores(logprobs)
-        return TokenScores(
-            logprobs=logprobs,
-            ranks=(found["greater"] + 1).tolist(),
-            entropies=found["entropy"].tolist(),
-            top=self._alternatives(states, found["log_sum_exp"]),
-        )
+            return TokenScores.of_rows(found)
+        return TokenScores.of_rows(found, lambda: self._alternatives(states, found["log_sum_exp"]))
 
     def _alternatives(
         self, states: Floats, sums: npt.NDArray[np.float64]

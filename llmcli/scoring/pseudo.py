@@ -97,15 +97,9 @@ class PseudoLikelihood:
 
     def _scores(self, logits: Floats, targets: Sequence[int]) -> TokenScores:
         found = row_stats(logits, targets)
-        logprobs = (found["target"] - found["log_sum_exp"]).tolist()
-        if self._top is None:
-            return TokenScores(logprobs)
-        return TokenScores(
-            logprobs=logprobs,
-            ranks=(found["greater"] + 1).tolist(),
-            entropies=found["entropy"].tolist(),
-            top=best_tokens(log_softmax(logits), self._top),
-        )
+        if (count := self._top) is None:
+            return TokenScores.of_rows(found)
+        return TokenScores.of_rows(found, lambda: best_tokens(log_softmax(logits), count))
 
     def _check(self, window: Window, scores: TokenScores) -> None:
         for place, logprob in enumerate(scores.logprobs):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,28 @@ class TokenScores:
     divergences: Sequence[float] = ()
     agreements: Sequence[bool] = ()
     numbers: Sequence[npt.NDArray[np.float64]] = ()
+
+    @classmethod
+    def of_rows(
+        cls,
+        found: npt.NDArray[Any],
+        top: Callable[[], Sequence[Sequence[tuple[int, float]]]] | None = None,
+    ) -> TokenScores:
+        """The scores of rows of :data:`llmcli.engine.row_stats.ROW_STATS`.
+
+        Args:
+            found: [tokens].
+            top: Gives the most likely tokens; None where likelihoods alone are asked for.
+        """
+        logprobs = (found["target"] - found["log_sum_exp"]).tolist()
+        if top is None:
+            return cls(logprobs)
+        return cls(
+            logprobs=logprobs,
+            ranks=(found["greater"] + 1).tolist(),
+            entropies=found["entropy"].tolist(),
+            top=top(),
+        )
 
     def stretch(self, begin: int, end: int) -> TokenScores:
         """The scores of the tokens from ``begin`` to ``end``."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput
 from llmcli.scoring.windows import Convention, make_convention
+from llmcli.tasks.score import convention_record
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -81,13 +82,7 @@ def calibrate(
 
 def calibration_record(result: Calibration, convention: Convention) -> dict[str, Any]:
     """The figures ready for JSON."""
-    return {
-        **asdict(result),
-        "convention": convention.name,
-        "context": convention.context,
-        "stride": convention.stride,
-        "bos": convention.bos is not None,
-    }
+    return {**asdict(result), **convention_record(convention)}
 
 
 def save_temperature(

@@ -256,9 +256,35 @@ def calibrate_generations(
         InvalidInput: a prompt leaves no room in the context, or there is nothing to match.
         NumericalError: the model's logits are NaN or infinite.
     """
-    from llmcli.scoring.generations import Mean, continuations, solve, text_losses
+    from llmcli.scoring.generations import Mean, text_losses
     from llmcli.scoring.likelihood import Likelihood
 
+    _check(model, prompts, request)
+    texts = [(each.prompt, each.after) for each in prompts if each.after]
+    losses = None
+    if texts:
+        losses = text_losses(Likelihood(model.decoder()), texts, steps=request.length)
+    draws = _Draws(model, prompts, request, on_tokens)
+    match, found = None, None
+    if request.match is not None and losses is not None:
+        match, found = _matched(draws, request, request.match, Mean.of(losses).value)
+        if match.value is not None:
+            params = _with(request.params, request.match, match.value)
+            request = replace(request, params=params)
+    found = found or draws(request.params)
+    return GenerationsAnswer(
+        request=request,
+        prompts=len(prompts),
+        texts=len(texts),
+        blocks=tuple(_blocks(found, losses, request.length)),
+        overall=_depth(found, losses, 0, request.length),
+        match=match,
+        model=provenance(model),
+    )
+
+
+def _check(model: LanguageModel, prompts: Sequence[Continued], request: GenerationsRequest) -> None:
+    """Raise InvalidInput for what cannot be drawn, or not be matched."""
     longest = max(len(each.prompt) for each in prompts)
     if longest + request.length > model.n_positions:
         raise InvalidInput(
@@ -266,66 +292,76 @@ def calibrate_generations(
             f"of {model.n_positions}.",
             "Give a smaller --length, or shorter prompts.",
         )
-    texts = [(each.prompt, each.after) for each in prompts if each.after]
-    if request.match is not None and not texts:
+    if request.match is not None and not any(each.after for each in prompts):
         raise InvalidInput(
             "There is no text whose log loss could be matched.", "Give a text with -i."
         )
-    losses = None
-    if texts:
-        losses = text_losses(Likelihood(model.decoder()), texts, steps=request.length)
-    decoder = model.decoder()
-    done = evaluations = 0
 
-    def drawn(params: SamplingParams) -> Continuations:
-        nonlocal done, evaluations
-        before = done
+
+class _Draws:
+    """Draws continuations of the same prompts, with one setting after another.
+
+    Attributes:
+        rounds: How often it has drawn.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: Sequence[Continued],
+        request: GenerationsRequest,
+        on_tokens: Callable[[int], None],
+    ) -> None:
+        self.rounds = 0
+        self._decoder = model.decoder()
+        self._prompts = [each.prompt for each in prompts]
+        self._request = request
+        self._on_tokens = on_tokens
+        self._done = 0
+
+    def __call__(self, params: SamplingParams) -> Continuations:
+        from llmcli.scoring.generations import continuations
+
+        before = self._done
 
         def tell(count: int) -> None:
-            nonlocal done
-            done = before + count
-            on_tokens(done)
+            self._done = before + count
+            self._on_tokens(self._done)
 
-        evaluations += 1
+        self.rounds += 1
         return continuations(
-            decoder,
-            [each.prompt for each in prompts],
+            self._decoder,
+            self._prompts,
             params,
-            steps=request.length,
-            samples=request.samples,
+            steps=self._request.length,
+            samples=self._request.samples,
             on_tokens=tell,
         )
 
-    match = None
+
+def _matched(
+    draws: _Draws, request: GenerationsRequest, setting: Knob, wanted: float
+) -> tuple[Match, Continuations | None]:
+    """Find the value of a setting at which the sampling entropy is as wanted, in nats.
+
+    Returns:
+        What was found, and what was drawn with it; None where no value is right.
+    """
+    from llmcli.scoring.generations import Mean, solve
+
     tried: dict[float, Continuations] = {}
-    if request.match is not None and losses is not None:
-        wanted = Mean.of(losses).value
-        setting = request.match
-        low, high = _RANGES[setting]
+    low, high = _RANGES[setting]
 
-        def difference(value: float) -> float:
-            value = _rounded(value)
-            if value not in tried:
-                tried[value] = drawn(_with(request.params, setting, value))
-            return Mean.of(tried[value].sampling_entropy).value - wanted
+    def difference(value: float) -> float:
+        value = _rounded(value)
+        if value not in tried:
+            tried[value] = draws(_with(request.params, setting, value))
+        return Mean.of(tried[value].sampling_entropy).value - wanted
 
-        root = solve(difference, low, high, close=_CLOSE)
-        value = None if root is None else _rounded(root)
-        match = Match(setting=setting, value=value, low=low, high=high, evaluations=evaluations)
-        if value is not None:
-            request = replace(request, params=_with(request.params, setting, value))
-    matched = None if match is None or match.value is None else tried[match.value]
-    found = matched or drawn(request.params)
-    overall = _depth(found, losses, 0, request.length)
-    return GenerationsAnswer(
-        request=request,
-        prompts=len(prompts),
-        texts=len(texts),
-        blocks=tuple(_blocks(found, losses, request.length)),
-        overall=overall,
-        match=match,
-        model=provenance(model),
-    )
+    root = solve(difference, low, high, close=_CLOSE)
+    value = None if root is None else _rounded(root)
+    match = Match(setting=setting, value=value, low=low, high=high, evaluations=draws.rounds)
+    return match, None if value is None else tried[value]
 
 
 def _rounded(value: float) -> float:

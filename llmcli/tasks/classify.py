@@ -132,6 +132,12 @@ def classify(
     """
     with label_scores(model, task) as score:
         scores = score(task.prompt(Record(parts=(text,), single=True)))
+    return _answer(model, task, decision, scores)
+
+
+def _answer(
+    model: LanguageModel, task: LabelTask, decision: Decision, scores: list[float]
+) -> LabelAnswer:
     return LabelAnswer(
         task=task,
         scores=scores,
@@ -255,13 +261,7 @@ def classify_records(
                 scores = score(prompt) if known is None else known
                 if plain:
                     kept.extend(scores)
-                return LabelAnswer(
-                    task=task,
-                    scores=scores,
-                    logprobs=decision.logprobs(scores),
-                    decision=decision,
-                    model=provenance(model),
-                ).to_dict()
+                return _answer(model, task, decision, scores).to_dict()
 
             yield from one_by_one(answer)(records, should_stop)
 
