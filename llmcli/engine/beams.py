@@ -269,4 +269,4 @@ def _divisor(length: int, penalty: float) -> np.float32:
     """What a score is divided by; with a penalty beyond reason, what float32 can divide by."""
     with np.errstate(over="ignore", under="ignore"):
         power = np.power(np.float64(length), penalty)
-    return np.float32(np.clip(power, 1e-30, 1e30))
+    return np.float32(np.clip(power, 1e-20, 1e20))
