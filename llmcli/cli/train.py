@@ -168,9 +168,9 @@ def train(
 ) -> None:
     """Train a GPT-2 on text, or train the model -m further.
 
-    TEXT is files, folders (.txt, .text, .jsonl), or - for stdin. DIR becomes a folder that any
-    transformers program loads, with its model card. Runs of several processes: --processes,
-    torchrun or accelerate launch.
+    TEXT is files, folders (.txt, .text, .jsonl), or - for stdin; of a table (.jsonl, .csv, .tsv,
+    .parquet) it is the column "text". DIR becomes a folder that any transformers program loads,
+    with its model card. Runs of several processes: --processes, torchrun or accelerate launch.
 
     \b
     Examples:
