@@ -31,9 +31,10 @@ struct scratch {
     int32_t *some;     /* [vocab] */
 };
 
-/* What stays: weights above the lowest, and those equal to it from a token on. */
+/* What stays: weights above the lowest; of those equal to it, which several logits may have, the
+ * logits above the lowest; and of those equal to that one, from a token on. */
 struct stay {
-    float lowest;
+    float lowest, logit;
     int32_t first;
 };
 
@@ -71,9 +72,11 @@ static float of_bits(uint32_t bits)
     return value;
 }
 
-static int stays(const struct stay *stay, float weight, int64_t token)
+static int stays(const struct stay *stay, float weight, float logit, int64_t token)
 {
-    return weight > stay->lowest || (weight == stay->lowest && token >= stay->first);
+    if (weight != stay->lowest)
+        return weight > stay->lowest;
+    return logit > stay->logit || (logit == stay->logit && token >= stay->first);
 }
 
 static int falling(const void *a, const void *b)
@@ -82,9 +85,10 @@ static int falling(const void *a, const void *b)
     return (x < y) - (x > y);
 }
 
+/* Larger logits never weigh less: their order is that of the weights, and finer. */
 static _Thread_local const float *compared;
 
-static int rising_weight(const void *a, const void *b)
+static int rising_logit(const void *a, const void *b)
 {
     int32_t i = *(const int32_t *)a, j = *(const int32_t *)b;
     float x = compared[i], y = compared[j];
@@ -133,11 +137,11 @@ static int64_t narrow(struct scratch *s, int64_t count, uint32_t low, uint32_t h
 
 /* The fewest tokens whose weights are top_p of all. `sums` and the return value become those of
  * what stays. */
-static double keep_top_p(int64_t vocab, struct scratch *s, double total, double top_p,
+static double keep_top_p(const struct sampled *row, int64_t vocab, struct scratch *s, double total,
                          struct stay *stay)
 {
     const struct kernels *kernels = current_kernels();
-    double removable = (1 - top_p) * total, above = total;
+    double removable = (1 - row->top_p) * total, above = total;
     /* Floats that are not negative have the order of their bits. All below `low` can go, what is
      * from `high` on cannot; `above` is the sum of what is from `low` on. What is below an even
      * share of what may go, can: it is no more than that together. */
@@ -164,16 +168,16 @@ static double keep_top_p(int64_t vocab, struct scratch *s, double total, double 
         kernels->find_between(s->weights, vocab, of_bits(low), of_bits(high), s->some);
     if (border > SORTED)
         border = narrow(s, border, low, high, total - removable, &above);
-    compared = s->weights;
-    qsort(s->some, (size_t)border, sizeof *s->some, rising_weight);
+    compared = row->logits;
+    qsort(s->some, (size_t)border, sizeof *s->some, rising_logit);
     double below = total - above;
     while (cut < border - 1 && below + s->weights[s->some[cut]] <= removable)
         below += s->weights[s->some[cut++]];
     if (border == 0) { /* sums in another order differ in their last digits */
-        *stay = (struct stay){of_bits(low), 0};
+        *stay = (struct stay){of_bits(low), -INFINITY, 0};
         return kernels->weigh_from(s->weights, vocab, stay->lowest, s->sums);
     }
-    *stay = (struct stay){s->weights[s->some[cut]], s->some[cut]};
+    *stay = (struct stay){s->weights[s->some[cut]], row->logits[s->some[cut]], s->some[cut]};
     total = kernels->weigh_from(s->weights, vocab, stay->lowest, s->sums);
     while (cut-- > 0 && s->weights[s->some[cut]] == stay->lowest) {
         s->sums[s->some[cut] / WEIGHED_BLOCK] -= stay->lowest;
@@ -193,7 +197,7 @@ static void draw(struct sampled *row, int64_t vocab, const struct scratch *s,
     for (int64_t i = start; i < vocab; i++) {
         if (i >= start + WEIGHED_BLOCK && last >= 0)
             break;
-        if (s->weights[i] > 0 && stays(stay, s->weights[i], i)) {
+        if (s->weights[i] > 0 && stays(stay, s->weights[i], row->logits[i], i)) {
             last = i;
             sum += s->weights[i];
             if (sum > target)
@@ -201,7 +205,7 @@ static void draw(struct sampled *row, int64_t vocab, const struct scratch *s,
         }
     }
     for (int64_t i = start - 1; last < 0; i--) /* there is one, for the largest weighs 1 */
-        if (stays(stay, s->weights[i], i))
+        if (stays(stay, s->weights[i], row->logits[i], i))
             last = i;
     row->token = last;
     row->logprob = log(s->weights[last] / total);
@@ -218,15 +222,15 @@ static void sample_row(struct sampled *row, int64_t vocab, struct scratch *s)
     row->token = -1;
     if (!isfinite(largest) || !(total >= 0.5 && total < INFINITY))
         return;
-    struct stay stay = {of_bits(1), 0}; /* the least that is more than nothing */
+    struct stay stay = {of_bits(1), -INFINITY, 0}; /* the least that is more than nothing */
     if (row->top_k > 0 && row->top_k < vocab) {
         keep_top_k(row, vocab, s);
         total = kernels->weigh_from(s->weights, vocab, stay.lowest, s->sums);
     }
     if (row->top_p < 1)
-        total = keep_top_p(vocab, s, total, row->top_p, &stay);
+        total = keep_top_p(row, vocab, s, total, &stay);
     if (row->min_p > stay.lowest) {
-        stay = (struct stay){row->min_p, 0};
+        stay = (struct stay){row->min_p, -INFINITY, 0};
         total = kernels->weigh_from(s->weights, vocab, stay.lowest, s->sums);
     }
     draw(row, vocab, s, &stay, total);

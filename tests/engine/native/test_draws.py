@@ -99,6 +99,18 @@ def test_ties_at_the_border_go_from_the_first_on() -> None:
     assert [each.token for each in found if each] == [4, 5, 6, 7]
 
 
+def test_logits_that_weigh_the_same_at_the_border() -> None:
+    """Of two whose probabilities are one float, the larger logit stays, wherever it stands."""
+    logits = np.random.default_rng(99076133).standard_normal((6, 3000)) * 0.01
+    logits[:, 2] = -np.inf
+    options: dict[str, Any] = {"temperature": 20.0, "top_p": 0.3}
+    numbers = (np.arange(4000) + 0.5) / 4000
+    for row in logits.astype(np.float32):
+        found = drawn(np.broadcast_to(row, (4000, 3000)), numbers, 2, **options)
+        kept = np.flatnonzero(np.isfinite(reference(row, options)))
+        assert {each.token for each in found if each is not None} == set(kept.tolist())
+
+
 def test_threads_and_neighbours_change_nothing() -> None:
     random = np.random.default_rng(5)
     logits = (random.standard_normal((32, 5000)) * 3).astype(np.float32)
