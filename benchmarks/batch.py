@@ -127,7 +127,7 @@ class Bench:
 
     def to_stdout(self) -> None:
         """As the command does it, into a file that stands for stdout."""
-        from llmcli.io.records import to_json
+        from llmcli.io.json_line import to_json
 
         with open(self.folder / "stdout.jsonl", "wb") as out:
 

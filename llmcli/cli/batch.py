@@ -16,7 +16,6 @@ from llmcli.cli.options import F, InputOptions, bundle, refuse_idle
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.formats import FORMATS
-from llmcli.io.records import Columns, Source, sources
 from llmcli.io.remote import is_remote
 from llmcli.io.sources import STDIN
 from llmcli.terminal.console import Console
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from llmcli.io.batch_run import BatchRequest
     from llmcli.io.formats import FormatName
     from llmcli.io.journal import Mode
+    from llmcli.io.records import Columns, Source
     from llmcli.models.options import LoadOptions
     from llmcli.tasks.batch import Verb
 
@@ -51,6 +51,8 @@ class BatchOptions:
     @property
     def columns(self) -> Columns:
         """Which columns of the input are what."""
+        from llmcli.io.records import Columns
+
         return Columns(text=self.field, id=self.id_field)
 
     @property
@@ -262,6 +264,7 @@ def _request(
     options: BatchOptions, parts: Sequence[str], inputs: InputOptions, console: Console
 ) -> BatchRequest:
     from llmcli.io.batch_run import BatchRequest
+    from llmcli.io.records import sources
 
     if len(parts) > 1:
         raise InvalidInput("--jsonl takes one argument.", "Give the lines through -i FILE or '-'.")
@@ -318,6 +321,8 @@ def _run_on_cluster(
 
 def _placed(name: str) -> Source:
     """A file as other machines find it; messages call it as here."""
+    from llmcli.io.records import Source
+
     return Source(name if is_remote(name) else os.path.abspath(name), called=name)
 
 

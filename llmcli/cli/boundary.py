@@ -7,7 +7,6 @@ import re
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -18,8 +17,8 @@ import click
 
 from llmcli.cli.front import with_command
 from llmcli.cli.help import HelpfulGroup
-from llmcli.cli.options import flag_name
-from llmcli.cli.settings import where_set
+from llmcli.cli.options import ALIASES, flag_name
+from llmcli.cli.settings import aliases, where_set
 from llmcli.errors import LlmcliError, StorageError, is_out_of_memory
 from llmcli.terminal.console import Console, restore_terminal
 
@@ -50,6 +49,7 @@ class Group(HelpfulGroup):
             given = tuple(args)  # Click uses the list up
             context = super().make_context(info_name, args, *rest, **extra)
             context.meta[ARGUMENTS] = given
+            context.meta[ALIASES] = aliases
             return context
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -90,6 +90,8 @@ def boundary(*, debug: bool = False) -> Iterator[None]:
     except BaseException as exc:
         # Not only Exception: a panic inside a native library arrives as a BaseException.
         if debug:
+            import traceback
+
             traceback.print_exc()
         raise SystemExit(report(exc)) from None
 

@@ -15,6 +15,7 @@ from llmcli.cli.help import command
 from llmcli.cli.label_options import LabelOptions, label_options
 from llmcli.cli.options import (
     InputOptions,
+    files,
     input_options,
     load_model,
     model_options,
@@ -59,10 +60,24 @@ _TOLD = 3
     default=None,
     help="Begin-of-text before the first token, which otherwise is not scored.",
 )
-@click.option("--save", metavar="FILE", help="Keep what was fitted, for --calibration.")
-@click.option("--html", metavar="FILE", help="Write a page to look at, complete in itself.")
-@click.option("--png", metavar="FILE", help="Write a picture; needs matplotlib.")
-@click.option("--labels", metavar="FILE", help="Records with a text and its label: for 'classify'.")
+@click.option(
+    "--save", metavar="FILE", shell_complete=files, help="Keep what was fitted, for --calibration."
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write a page to look at, complete in itself.",
+)
+@click.option(
+    "--png", metavar="FILE", shell_complete=files, help="Write a picture; needs matplotlib."
+)
+@click.option(
+    "--labels",
+    metavar="FILE",
+    shell_complete=files,
+    help="Records with a text and its label: for 'classify'.",
+)
 @click.option("--generations", is_flag=True, help="Of what the model writes itself, by depth.")
 @click.option(
     "--samples",

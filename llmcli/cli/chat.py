@@ -12,7 +12,12 @@ import click
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
 from llmcli.cli.grammar_options import GrammarOptions, grammar_options
 from llmcli.cli.help import command
-from llmcli.cli.options import load_model, model_options, output_options
+from llmcli.cli.options import (
+    files,
+    load_model,
+    model_options,
+    output_options,
+)
 from llmcli.cli.sampling_options import SamplingOptions, sampling_options, seed_option
 from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import SamplingParams
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--template",
     metavar="FILE|NAME",
+    shell_complete=files,
     help="How messages are written for the model: a Jinja file, or a bundled layout (chatml, "
     "llama-2, llama-3, zephyr, eos-joined, plain, story).  [default: the model's own]",
 )

@@ -13,6 +13,7 @@ from llmcli.cli.help import command
 from llmcli.cli.label_options import LabelOptions, Labels, label_options
 from llmcli.cli.options import (
     InputOptions,
+    files,
     input_options,
     load_model,
     model_options,
@@ -60,11 +61,13 @@ _SAID_BY_A_FILE = {
 @click.option(
     "--prior-from",
     metavar="FILE",
+    shell_complete=files,
     help="Records that batch and domain look at, rather than the input itself.",
 )
 @click.option(
     "--calibration",
     metavar="FILE",
+    shell_complete=files,
     help="Labels, prompt, correction and fit of a file of 'calibrate --labels --save'.",
 )
 @click.option(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import click
+from click.shell_completion import CompletionItem
 
-from llmcli.cli.help import HelpfulGroup
+from llmcli.cli.help import HelpfulGroup, command_names
 from llmcli.cli.options import SharedOption, flag_name, output_options
 from llmcli.cli.settings import Place, config_path, find_option, read_file, write_setting
 from llmcli.errors import InvalidInput
@@ -31,6 +32,18 @@ def config() -> None:
     """
 
 
+def _keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Shared options, or those of a command whose name and dot are there."""
+    commands = _root(ctx).commands
+    table, dot, _ = incomplete.rpartition(".")
+    keys = {
+        f"{table}{dot}{flag_name(each).replace('_', '-')}": each.help
+        for each in (_options(commands[table or "generate"]) if table in ("", *commands) else [])
+        if dot or isinstance(each, SharedOption)
+    }
+    return [CompletionItem(key, help=keys[key]) for key in keys if key.startswith(incomplete)]
+
+
 @config.command()
 @output_options
 def path(console: Console) -> None:
@@ -45,7 +58,7 @@ def path(console: Console) -> None:
 
 
 @config.command()
-@click.argument("command", required=False)
+@click.argument("command", required=False, shell_complete=command_names)
 @output_options
 @click.pass_context
 def show(ctx: click.Context, command: str | None, console: Console) -> None:
@@ -70,7 +83,7 @@ def show(ctx: click.Context, command: str | None, console: Console) -> None:
 
 
 @config.command("set")
-@click.argument("key")
+@click.argument("key", shell_complete=_keys)
 @click.argument("value")
 @output_options
 @click.pass_context
@@ -87,7 +100,7 @@ def set_value(ctx: click.Context, key: str, value: str, console: Console) -> Non
 
 
 @config.command()
-@click.argument("key")
+@click.argument("key", shell_complete=_keys)
 @output_options
 @click.pass_context
 def unset(ctx: click.Context, key: str, console: Console) -> None:

@@ -17,6 +17,7 @@ from llmcli.cli.options import (
     InputOptions,
     input_options,
     load_tokenizer,
+    model_names,
     output_options,
     refuse_idle,
     resolve_options,
@@ -163,7 +164,11 @@ class EncodeSettings:
     help="Print nothing; exit 0 if the text has at most N tokens, else 3.",
 )
 @click.option(
-    "--compare", multiple=True, metavar="MODEL", help="Count by this tokenizer too; repeatable."
+    "--compare",
+    multiple=True,
+    metavar="MODEL",
+    shell_complete=model_names,
+    help="Count by this tokenizer too; repeatable.",
 )
 @click.option("--lines", is_flag=True, help="Each line is a text of its own.")
 @click.option("--null", is_flag=True, help="Texts are separated by NUL bytes.")

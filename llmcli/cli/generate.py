@@ -18,6 +18,7 @@ from llmcli.cli.options import (
     calibration_option,
     input_options,
     load_model,
+    model_names,
     model_options,
     output_options,
     refuse_idle,
@@ -129,6 +130,7 @@ class GenerateOptions:
 @click.option(
     "--draft",
     metavar="ngram|int8|MODEL",
+    shell_complete=model_names,
     help="Let something faster guess ahead; the text stays the same.",
 )
 @click.option("--heal", is_flag=True, help="Let the model re-divide the prompt's last token.")

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from llmcli.cli.options import bundle, unescaped
+from llmcli.cli.options import (
+    bundle,
+    files,
+    unescaped,
+)
 from llmcli.errors import InvalidInput
 from llmcli.io.sources import read_text
 
@@ -88,6 +92,7 @@ grammar_options = bundle(
     click.option(
         "--json-schema",
         metavar="FILE|JSON",
+        shell_complete=files,
         help="Make JSON that this schema allows, without spaces.",
     ),
     click.option("--regex", metavar="REGEX", help="Make text that an expression matches whole."),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from llmcli.cli.options import flag_name
 from llmcli.terminal.console import Console
@@ -82,9 +84,41 @@ def sections(params: Sequence[click.Parameter]) -> Iterator[tuple[str, list[clic
 
 
 class HelpfulGroup(click.Group):
-    """A group that lists its commands by subject, their summaries whole."""
+    """A group that lists its commands by subject, their summaries whole.
+
+    Args:
+        summaries: What the commands are for, by their names. Without it each is imported to be
+            listed.
+    """
 
     command_class = Command
+
+    def __init__(
+        self, *args: Any, summaries: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._summaries = summaries or {}
+
+    def summaries(self, ctx: click.Context) -> dict[str, str]:
+        """What each command is for, in the order of a list of them."""
+        found = {}
+        for name in self.list_commands(ctx):
+            if (said := self._summaries.get(name)) is None:
+                command = self.get_command(ctx, name)
+                if command is None or command.hidden:
+                    continue
+                said = command.get_short_help_str(limit=10_000)
+            found[name] = said
+        return found
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete commands and the group's own options."""
+        commands = [
+            CompletionItem(name, help=said)
+            for name, said in self.summaries(ctx).items()
+            if name.startswith(incomplete)
+        ]
+        return commands + click.Command.shell_complete(self, ctx, incomplete)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the usage line."""
@@ -92,15 +126,20 @@ class HelpfulGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands."""
-        rows = {
-            name: (name, command.get_short_help_str(limit=10_000))
-            for name in self.list_commands(ctx)
-            if (command := self.get_command(ctx, name)) is not None and not command.hidden
-        }
+        rows = {name: (name, said) for name, said in self.summaries(ctx).items()}
         if ctx.parent is None:
             for title, names in _COMMANDS.items():
                 _write_rows(formatter, title, [rows.pop(name) for name in names if name in rows])
         _write_rows(formatter, "Commands", list(rows.values()))
+
+
+def command_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """What completes an argument that names a command."""
+    root = ctx.find_root()
+    found = root.command.summaries(root) if isinstance(root.command, HelpfulGroup) else {}
+    return [CompletionItem(each, help=found[each]) for each in found if each.startswith(incomplete)]
 
 
 command = functools.partial(click.command, cls=Command)

@@ -12,6 +12,7 @@ from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     bundle,
+    files,
     input_options,
     load_model,
     model_options,
@@ -155,7 +156,12 @@ inspect_options = bundle(
         help="How many tokens to list.",
     ),
     click.option("--bos", is_flag=True, help="Put the begin-of-text token first."),
-    click.option("--html", metavar="FILE", help="Write a page to look at, complete in itself."),
+    click.option(
+        "--html",
+        metavar="FILE",
+        shell_complete=files,
+        help="Write a page to look at, complete in itself.",
+    ),
 )
 
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import click
 
-from llmcli.cli.options import F, bundle, unescaped
+from llmcli.cli.options import (
+    F,
+    bundle,
+    files,
+    unescaped,
+)
 from llmcli.errors import InvalidInput
 from llmcli.io.files import is_file
 from llmcli.io.records import Columns, Source
@@ -103,11 +108,15 @@ _ASKED = (
     click.option(
         "--template",
         metavar="FILE|TEXT",
+        shell_complete=files,
         help="The prompt: {input} is the text, {name} a field of its record.  "
         "[default: '{input}\\nLabel:']",
     ),
     click.option(
-        "--shots", metavar="FILE", help="Worked examples before each prompt: records with a label."
+        "--shots",
+        metavar="FILE",
+        shell_complete=files,
+        help="Worked examples before each prompt: records with a label.",
     ),
     click.option(
         "--label-field", default="label", show_default=True, help="The label's name in a record."

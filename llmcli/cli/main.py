@@ -9,8 +9,7 @@ import click
 
 from llmcli._version import __version__
 from llmcli.cli.boundary import ARGUMENTS, Group
-from llmcli.cli.options import ALIASES
-from llmcli.cli.settings import aliases, load_settings, name_variables, unknown_variables
+from llmcli.cli.settings import load_settings, name_variables, unknown_variables
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console
 
@@ -39,6 +38,35 @@ _HOMES = {
     "completion": "completion",
     "man": "manual:man",
     "help": "manual:help_command",
+}
+
+# What each command's help begins with, so that the list of them imports none.
+SUMMARIES = {
+    "generate": "Continue a prompt.",
+    "chat": "Talk with a model, or ask it one thing.",
+    "next": "Show what the model expects next, and what the sampling filters leave of it.",
+    "fill": "List the likeliest words for each [MASK] of a text, by a masked model such as BERT.",
+    "encode": "Turn text into a model's token ids, byte for byte; or count, cut and split it.",
+    "decode": "Turn token ids into the bytes they stand for.",
+    "score": "Measure how well a model predicts text: perplexity, bits per byte, where it was "
+    "surprised.",
+    "rank": "Rank continuations of a prompt by how likely a model finds them.",
+    "classify": "Say which of some labels fits a text, by how likely each is after it.",
+    "pairs": "Count in how many pairs of sentences a model finds the good one likelier.",
+    "calibrate": "Measure whether a model's probabilities are right: of what it is 70 % sure, does "
+    "70 % come?",
+    "inspect": "Show what a model does with a text: attention, layers, influences.",
+    "train": "Train a GPT-2 on text, or train the model -m further.",
+    "bench": "Measure prefill, decoding, load time and memory.",
+    "serve": "Serve a model over HTTP to programs that speak the OpenAI API.",
+    "models": "List, fetch, describe and delete models.",
+    "templates": "List, show and edit templates for prompts.",
+    "config": "Show and change settings.",
+    "log": "Keep generations, search them, and make them again.",
+    "replay": "Generate again what a record of the log on stdin tells of, and compare.",
+    "completion": "Print the completion script for a shell.",
+    "man": "Print the man page of a command, or install those of all.",
+    "help": "Show the help of a command.",
 }
 
 
@@ -82,6 +110,7 @@ class Commands(MutableMapping[str, click.Command]):
 @click.group(
     cls=Group,
     commands=Commands(_HOMES),
+    summaries=SUMMARIES,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "auto_envvar_prefix": "LLMCLI",
@@ -102,12 +131,11 @@ def cli(ctx: click.Context) -> None:
     Results go to stdout, everything else to stderr. Settings come from flags, then LLMCLI_*
     environment variables, then config.toml, then the defaults.
     """
-    ctx.meta[ALIASES] = aliases
     if not {"-q", "--quiet"} & set(ctx.meta[ARGUMENTS]):
-        for sentence in unknown_variables(cli):
+        for sentence in unknown_variables(cli, ctx.invoked_subcommand):
             Console().notice(sentence)
     try:
-        ctx.default_map = load_settings(cli)
+        ctx.default_map = load_settings(cli, ctx.invoked_subcommand)
     except InvalidInput:
         # --help is what the message sends to.
         if not {"-h", "--help"} & set(ctx.meta[ARGUMENTS]):

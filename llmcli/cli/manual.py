@@ -11,8 +11,8 @@ from typing import cast
 import click
 
 from llmcli._version import __version__
-from llmcli.cli.help import command, sections
-from llmcli.cli.options import output_options
+from llmcli.cli.help import command, command_names, sections
+from llmcli.cli.options import folders, output_options
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
 from llmcli.terminal.console import Console
@@ -21,7 +21,7 @@ _FOLDER = "~/.local/share/man/man1"
 
 
 @command("help")
-@click.argument("name", nargs=-1, metavar="[COMMAND]...")
+@click.argument("name", nargs=-1, metavar="[COMMAND]...", shell_complete=command_names)
 @click.pass_context
 def help_command(ctx: click.Context, name: tuple[str, ...]) -> None:
     """Show the help of a command.
@@ -35,11 +35,12 @@ def help_command(ctx: click.Context, name: tuple[str, ...]) -> None:
 
 
 @command()
-@click.argument("name", nargs=-1, metavar="[COMMAND]...")
+@click.argument("name", nargs=-1, metavar="[COMMAND]...", shell_complete=command_names)
 @click.option("--install", is_flag=True, help="Write the pages of all commands into a folder.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     default=_FOLDER,
     show_default=True,
     metavar="DIR",

@@ -15,6 +15,7 @@ from llmcli.cli.options import (
     ModelName,
     allow_pickle_option,
     find_files,
+    folders,
     offline_option,
     output_options,
     revision_option,
@@ -174,9 +175,15 @@ def default(ctx: click.Context, model: str, console: Console) -> None:
 
 
 @models.command()
-@click.argument("folder", type=click.Path())
+@click.argument("folder", type=click.Path(), shell_complete=folders)
 @click.option(
-    "-o", "--output", required=True, type=click.Path(), metavar="DIR", help="The copy's folder."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(),
+    shell_complete=folders,
+    metavar="DIR",
+    help="The copy's folder.",
 )
 @allow_pickle_option
 @output_options

@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from llmcli.errors import HubUnreachable, InvalidInput, ModelNotFound
+from llmcli.errors import HubUnreachable, InvalidInput, LlmcliError, ModelNotFound
 from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
@@ -156,23 +156,32 @@ class ModelName(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return aliases, bundled and cached models, and folders that a model may be in.
+        """Return aliases, bundled and cached models, and folders that a model may be in."""
+        return [*model_names(ctx, param, incomplete), CompletionItem(incomplete, type="dir")]
 
-        Folders are named here: a shell that is told to complete folders forgets the names.
-        """
-        from llmcli.hub.resolve import known_names
 
-        aliases: Callable[[], dict[str, str]] = ctx.meta.get(ALIASES, dict)
-        names = [name for name in (*aliases(), *known_names()) if name.startswith(incomplete)]
-        parent = incomplete[: incomplete.rfind("/") + 1]
-        try:
-            inside = sorted(each.name for each in os.scandir(parent or ".") if each.is_dir())
-        except OSError:
-            inside = []
-        folders = [f"{parent}{name}/" for name in inside if not name.startswith(".")]
-        return [CompletionItem(each) for each in names] + [
-            CompletionItem(each) for each in folders if each.startswith(incomplete)
-        ]
+def model_names(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The names that begin so: aliases, and models that are on this machine."""
+    from llmcli.hub.resolve import known_names
+
+    aliases: Callable[[], dict[str, str]] = ctx.meta.get(ALIASES, dict)
+    try:
+        names = [*aliases(), *known_names()]
+    except LlmcliError:  # of a broken config file a command tells
+        names = known_names()
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What completes an option that takes a file or something else: files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What completes an option that takes a folder which need not be there: folders."""
+    return [CompletionItem(incomplete, type="dir")]
 
 
 class ThreadCount(click.ParamType[int | None]):

@@ -5,7 +5,12 @@ from __future__ import annotations
 import click
 
 from llmcli.cli.help import command
-from llmcli.cli.options import load_model, model_options, output_options
+from llmcli.cli.options import (
+    files,
+    load_model,
+    model_options,
+    output_options,
+)
 from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.io.formats import FORMATS, FormatName
 from llmcli.io.records import Columns, Record, Source, rows_at_hand
@@ -17,7 +22,7 @@ _TOLD = 3
 
 
 @command()
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...", shell_complete=files)
 @click.option(
     "--good",
     default="sentence_good",

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
-from llmcli.cli.options import bundle
+from llmcli.cli.options import (
+    bundle,
+    files,
+)
 from llmcli.errors import InvalidInput
 from llmcli.io.sources import check_argument, read_text
 from llmcli.models.options import LoadOptions
@@ -195,15 +198,20 @@ prompt_options = bundle(
     click.option(
         "--shots",
         metavar="FILE",
+        shell_complete=files,
         help="Worked examples before the prompt: records with prompt and completion.",
     ),
     click.option(
         "--messages",
         metavar="FILE",
+        shell_complete=files,
         help="Answer a conversation: a JSON list, or a message a line, as 'chat --save' writes.",
     ),
     click.option(
-        "--suffix", metavar="FILE", help="Fill in what stands between the prompt and this text."
+        "--suffix",
+        metavar="FILE",
+        shell_complete=files,
+        help="Fill in what stands between the prompt and this text.",
     ),
 )
 """Adds -t, -p, --shots, --messages and --suffix; the callback takes ``asked: PromptOptions``."""

@@ -9,7 +9,12 @@ from typing import Any, Literal, get_args
 import click
 
 from llmcli.cli.batch import BatchOptions
-from llmcli.cli.options import bundle, refuse_idle
+from llmcli.cli.options import (
+    bundle,
+    files,
+    model_names,
+    refuse_idle,
+)
 from llmcli.errors import InvalidInput
 from llmcli.io.files import existing_parent
 from llmcli.io.records import RecordKind
@@ -188,12 +193,22 @@ score_options = bundle(
         metavar="K",
         help="The K likeliest tokens at each position (--tokens --json, --html).",
     ),
-    click.option("--html", metavar="FILE", help="Write a page to look at, complete in itself."),
+    click.option(
+        "--html",
+        metavar="FILE",
+        shell_complete=files,
+        help="Write a page to look at, complete in itself.",
+    ),
     click.option("--max-ppl", type=float, metavar="X", help="Exit 3 if the perplexity is above."),
     click.option(
         "--max-bits-per-byte", type=float, metavar="X", help="Exit 3 if bits per byte are above."
     ),
-    click.option("--vs", metavar="MODEL", help="How a second model does on the same text."),
+    click.option(
+        "--vs",
+        metavar="MODEL",
+        shell_complete=model_names,
+        help="How a second model does on the same text.",
+    ),
     click.option(
         "--vs-precision",
         type=click.Choice(get_args(Precision)),

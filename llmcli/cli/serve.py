@@ -11,7 +11,13 @@ import click
 
 from llmcli.cli.boundary import INTERRUPTED
 from llmcli.cli.help import command
-from llmcli.cli.options import calibration_option, load_model, model_options, output_options
+from llmcli.cli.options import (
+    calibration_option,
+    files,
+    load_model,
+    model_options,
+    output_options,
+)
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
@@ -106,6 +112,7 @@ class Bytes(click.ParamType[int]):
 @click.option(
     "--template",
     metavar="NAME|FILE",
+    shell_complete=files,
     help="How conversations are written for the model.  [default: the model's own template]",
 )
 @click.option("--log-json", is_flag=True, help="A line of JSON on stderr for each request.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,14 +26,19 @@ def config_path() -> Path:
     return Path(named) if named else Path(click.get_app_dir("llmcli")) / "config.toml"
 
 
-def load_settings(group: click.Group) -> dict[str, Any]:
+def load_settings(group: click.Group, called: str | None) -> dict[str, Any]:
     """Read the config file into a default_map: top-level keys for all commands, then tables.
+
+    Args:
+        group: The root.
+        called: The command that is to run. Others are imported only where the file has a table
+            of theirs, or a key that this one does not know.
 
     Raises:
         InvalidInput: the file is not TOML, or names a command or an option that does not exist.
     """
     path = config_path()
-    return _default_map(group, read_file(path), path)
+    return _default_map(group, read_file(path), path, called)
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -162,38 +167,56 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f". Did you mean {near[0]}?" if near else "."
 
 
-def known_variables(group: click.Group) -> set[str]:
-    """The environment variables that set options of commands."""
-    found = set()
-    for command in group.commands.values():
-        if isinstance(command, click.Group):
-            found |= known_variables(command)
-        for param in command.params:
-            if isinstance(param, click.Option):
-                found.add(str(param.envvar))
-                found.add(f"LLMCLI_{flag_name(param).upper()}")
-    return found
+def _variables(command: click.Command) -> Iterator[str]:
+    """The environment variables that set a command's options, or those of a group's commands."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            yield from _variables(inner)
+    for param in command.params:
+        if isinstance(param, click.Option):
+            yield str(param.envvar)
+            yield f"LLMCLI_{flag_name(param).upper()}"
 
 
-def unknown_variables(group: click.Group) -> list[str]:
-    """Sentences about variables that begin as ours do, and set nothing."""
-    ours = [name for name in os.environ if name.startswith("LLMCLI_") and name not in _NO_OPTION]
-    if not ours:
-        return []
-    known = known_variables(group)
+def unknown_variables(group: click.Group, called: str | None) -> list[str]:
+    """Sentences about variables that begin as ours do, and set nothing.
+
+    Args:
+        group: The root.
+        called: The command that is to run. Others are imported only for a variable that it does
+            not know.
+    """
+    unknown = {
+        name
+        for name in os.environ
+        if name.startswith("LLMCLI_")
+        and name not in _NO_OPTION
+        and not name.startswith("LLMCLI_UPDATE_")
+    }
+    known: set[str] = set()
+    for command in sorted(group.commands, key=lambda name: name != called):
+        if not unknown:
+            return []
+        known.update(_variables(group.commands[command]))
+        unknown -= known
     return [
         f"The variable {name} sets nothing{_near(name, known)}"
-        for name in ours
-        if name not in known and not name.startswith("LLMCLI_UPDATE_")
+        for name in os.environ
+        if name in unknown
     ]
 
 
-def _default_map(group: click.Group, settings: dict[str, Any], path: Path) -> dict[str, Any]:
+def _default_map(
+    group: click.Group, settings: dict[str, Any], path: Path, called: str | None
+) -> dict[str, Any]:
     """Sort settings by command; Click wants them under its own names for the options."""
     shared = {_key(k): v for k, v in settings.items() if not isinstance(v, dict)}
     tables = {k: v for k, v in settings.items() if isinstance(v, dict)}
     tables.pop("aliases", None)
-    default_map, used = _of_group(group, shared, tables, path, "")
+    names = [name for name in group.commands if name == called or name in tables]
+    default_map, used = _of_group(group, names, shared, tables, path, "")
+    if shared.keys() - used:
+        default_map, used = _of_group(group, group.commands, shared, tables, path, "")
     if unknown := sorted(shared.keys() - used):
         raise _unknown(unknown[0], path, used)
     return default_map
@@ -201,29 +224,31 @@ def _default_map(group: click.Group, settings: dict[str, Any], path: Path) -> di
 
 def _of_group(
     group: click.Group,
+    names: Iterable[str],
     shared: dict[str, Any],
     tables: dict[str, Any],
     path: Path,
     prefix: str,
 ) -> tuple[dict[str, Any], set[str]]:
-    """Return a group's default_map, and which of the ``shared`` settings any command knows."""
+    """Return the default_map of a group's ``names``, and the options that these commands know."""
     if unknown := sorted(tables.keys() - group.commands.keys()):
         raise _unknown(f"[{prefix}{unknown[0]}]", path, (f"[{each}]" for each in group.commands))
     default_map: dict[str, Any] = {}
     used: set[str] = set()
-    for name, command in group.commands.items():
+    for name in names:
+        command = group.commands[name]
         table = tables.get(name, {})
         own = {_key(k): v for k, v in table.items() if not isinstance(v, dict)}
         inner = {k: v for k, v in table.items() if isinstance(v, dict)}
         if isinstance(command, click.Group):
             default_map[name], known = _of_group(
-                command, shared | own, inner, path, f"{prefix}{name}."
+                command, command.commands, shared | own, inner, path, f"{prefix}{name}."
             )
         else:
-            names = _option_names(command)
-            known = set(names)
+            options = _option_names(command)
+            known = set(options)
             both = shared | own
-            default_map[name] = {names[k]: v for k, v in both.items() if k in names}
+            default_map[name] = {options[k]: v for k, v in both.items() if k in options}
             own |= inner
         if unknown := sorted(own.keys() - known):
             raise _unknown(f"[{prefix}{name}] {unknown[0]}", path, known, key=unknown[0])

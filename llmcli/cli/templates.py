@@ -85,7 +85,7 @@ def show(name: str, console: Console) -> None:
 
 
 @templates.command()
-@click.argument("name")
+@click.argument("name", type=TemplateName())
 @output_options
 def edit(name: str, console: Console) -> None:
     """Open a template of your own in your editor; a bundled one is copied first.

@@ -16,7 +16,15 @@ import click
 
 from llmcli.cli.boundary import InterruptFlag
 from llmcli.cli.help import command
-from llmcli.cli.options import load_model, output_options, resolve_options, said, unescaped
+from llmcli.cli.options import (
+    files,
+    folders,
+    load_model,
+    output_options,
+    resolve_options,
+    said,
+    unescaped,
+)
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
@@ -126,12 +134,13 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @command()
-@click.argument("text", nargs=-1, required=True, metavar="TEXT...")
+@click.argument("text", nargs=-1, required=True, metavar="TEXT...", shell_complete=files)
 @click.option(
     "-o",
     "--output",
     required=True,
     type=click.Path(path_type=Path),
+    shell_complete=folders,
     metavar="DIR",
     help="The folder that becomes the model.",
 )

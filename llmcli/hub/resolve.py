@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from contextlib import suppress
@@ -77,6 +76,8 @@ class ResolvedModel:
             ) from error
         if len(digests) <= 1:
             return digests[0] if digests else None
+        import hashlib
+
         return hashlib.sha256("".join(digests).encode("ascii")).hexdigest()
 
 
@@ -333,6 +334,8 @@ def _offline_miss(
 
 def _sha256(path: Path) -> str:
     """A file's hash; a large one's is kept, by all that tells one state of a file from another."""
+    import hashlib  # loads OpenSSL, which completion and --help do without
+
     stat = path.stat()
     state = [stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
     key = hashlib.sha256(repr([str(path.resolve()), *state]).encode()).hexdigest()

@@ -17,7 +17,8 @@ from llmcli.io.batch import Batch, answer_row
 from llmcli.io.fingerprint import fingerprint, total
 from llmcli.io.formats import FormatName, format_of, write_rows
 from llmcli.io.journal import Journal, Mode
-from llmcli.io.records import Columns, Record, Source, Watch, rows_at_hand, to_json
+from llmcli.io.json_line import to_json
+from llmcli.io.records import Columns, Record, Source, Watch, rows_at_hand
 from llmcli.io.sources import DecodeErrors
 from llmcli.reporting import working
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput, StorageError
+
+if TYPE_CHECKING:
+    import sqlite3
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS generations (
@@ -117,6 +119,8 @@ class GenerationLog:
 
     def _rows(self, rest: str, values: list[Any], *, query: str | None = None) -> list[Logged]:
         """Rows of the table; a ``query`` that is wrong is the user's fault, not the file's."""
+        import sqlite3
+
         if not self.path.exists():
             return []
         columns = "generations.id, generations.created, generations.record"
@@ -140,6 +144,8 @@ class GenerationLog:
         Raises:
             StorageError: it cannot be opened or written.
         """
+        import sqlite3  # start-up counts
+
         database = None
         try:
             if not self.path.exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -478,17 +478,3 @@ def _size(name: str) -> int | None:
         return os.stat(name).st_size or None
     except OSError:
         return None
-
-
-def to_json(record: Mapping[str, object]) -> str:
-    """Return ``record`` as one line of UTF-8 JSON.
-
-    Lone surrogates are spelt ``\\udc80`` as JSON allows; NaN and infinities, which JSON lacks,
-    raise ValueError: a caller never means to print them.
-    """
-    try:
-        text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(record, ensure_ascii=True, allow_nan=False)
-    return text

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from llmcli.errors import StorageError
-from llmcli.io.records import to_json
+from llmcli.io.json_line import to_json
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
 from llmcli.terminal.status import STATUS
 

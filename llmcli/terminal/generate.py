@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.io.files import atomic_write
-from llmcli.io.records import to_json
+from llmcli.io.json_line import to_json
 from llmcli.tasks.generate import Continuation
 from llmcli.tasks.generate_answer import generate_answer
 from llmcli.tasks.provenance import Described

@@ -14,7 +14,7 @@ from terminals import redirect
 
 from llmcli.engine.params import TokenEvent
 from llmcli.errors import StorageError
-from llmcli.io.records import to_json
+from llmcli.io.json_line import to_json
 from llmcli.tasks.next import Candidate, FilterEffect, NextToken
 from llmcli.terminal.console import Console, restore_terminal, wants_color
 from llmcli.terminal.generate import write_stream

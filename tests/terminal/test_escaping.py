@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmcli.io.records import to_json
+from llmcli.io.json_line import to_json
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
 
 DANGEROUS = (
