@@ -25,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -301,34 +302,43 @@ def same(arguments: argparse.Namespace) -> None:
 
 
 def soak(arguments: argparse.Namespace) -> None:
-    """32 clients, a third of which are killed or leave, for some minutes."""
+    """32 clients, half of whose answers they do not wait for, for some minutes."""
 
-    async def client(url: str, end: float, number: int, counts: dict[str, int]) -> None:
+    async def client(url: str, end: float, number: int, counts: Counter[str]) -> None:
         chance = random.Random(number)
         while time.monotonic() < end:
-            leaves = chance.choice([None, None, 1, 2, 8])
+            leaves = chance.choice([None, None, None, 1, 2, 8])
             try:
                 text = await answer(url, drawn(chance), leaves)
                 counts["left" if text is None else "whole"] += 1
             except (OSError, asyncio.IncompleteReadError, SystemExit):
                 counts["failed"] += 1
 
-    async def run(server: Server) -> tuple[dict[str, int], list[int]]:
-        counts, sizes = {"whole": 0, "left": 0, "failed": 0}, []
-        end = time.monotonic() + 60 * arguments.minutes
+    async def run(server: Server) -> tuple[Counter[str], list[int]]:
+        counts, sizes = Counter[str](), []
+        begin = time.monotonic()
+        end = begin + 60 * arguments.minutes
         clients = [asyncio.create_task(client(server.url, end, n, counts)) for n in range(32)]
-        while time.monotonic() < end:
-            await asyncio.sleep(60 * arguments.minutes / 20)
+        for part in range(1, 11):
+            await asyncio.sleep(begin + 6 * arguments.minutes * part - time.monotonic())
             sizes.append(server.memory())
+            print(f"{6 * part * arguments.minutes:.0f} s: {sizes[-1] // 1024} MB", flush=True)
         await asyncio.gather(*clients)
-        while (await server.ready())["running"]:
-            await asyncio.sleep(0.1)
+        await nothing_running(server)
         return counts, sizes
 
     with serving("fable", "--prefix-cache", "32MB") as server:
         counts, sizes = asyncio.run(run(server))
-    print(counts, "resident MB over time:", *(size // 1024 for size in sizes))
+    print(f"{dict(counts)}; resident {sizes[1] / 1024:.1f} MB after a fifth of the time, ", end="")
+    print(f"{sizes[-1] / 1024:.1f} MB at the end")
     assert not counts["failed"]
+
+
+async def nothing_running(server: Server) -> None:
+    """Wait until no slot is in use."""
+    async with asyncio.timeout(60):
+        while (await server.ready())["running"]:
+            await asyncio.sleep(0.1)
 
 
 def slots(arguments: argparse.Namespace) -> None:

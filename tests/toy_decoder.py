@@ -18,6 +18,7 @@ class ToyDecoder:
     """
 
     rows_alike: int | None = None
+    piece_multiple: int | None = 1
     weight_bytes: int | None = None
     blocks = None
     kernels = "a toy"

@@ -63,6 +63,14 @@ class Decoder(Protocol):
         ...
 
     @property
+    def piece_multiple(self) -> int | None:
+        """Of how many tokens a prompt's pieces but the last must be a multiple.
+
+        None where a prompt must be read at once, lest its bits change.
+        """
+        ...
+
+    @property
     def weight_bytes(self) -> int | None:
         """Bytes of weights that a step reads; None where that is not known."""
         ...
@@ -118,7 +126,7 @@ class Decoder(Protocol):
         Args:
             texts: Slots, each at most once, and the tokens that each gets: one or more.
             prompt: Whether the tokens are of prompts, not generated. A prompt may come in
-                pieces; all but the last are multiples of 64 tokens.
+                pieces, see `piece_multiple`; a single generated token may stand beside them.
             every: Whether logits after every token are wanted; else those after each slot's
                 last one.
 

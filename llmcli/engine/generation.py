@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from llmcli.engine.decoder import Decoder
+from llmcli.engine.in_order import in_order
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
-from llmcli.engine.scheduler import Request, Scheduler, in_order
+from llmcli.engine.scheduler import Request, Scheduler
 from llmcli.engine.speculative import Draft
 from llmcli.engine.transcript import Prompt
 

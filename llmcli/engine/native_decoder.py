@@ -66,6 +66,11 @@ class NativeDecoder:
         return self._n_positions
 
     @property
+    def piece_multiple(self) -> int:
+        """Of how many tokens a prompt's pieces but the last must be a multiple."""
+        return BLOCK if self._in_blocks else 1
+
+    @property
     def weight_bytes(self) -> int:
         """Bytes of weights that a step reads."""
         return self._model.nbytes
@@ -128,8 +133,9 @@ class NativeDecoder:
 
         Args:
             texts: Slots, each at most once, and the tokens that each gets: one or more.
-            prompt: Whether they are of prompts, not generated. A prompt may come in pieces; all
-                but the last are multiples of :data:`llmcli.engine.slots.BLOCK` tokens.
+            prompt: Whether they are of prompts, not generated. A prompt may come in pieces, all
+                but the last multiples of `piece_multiple`; a single generated token may stand
+                beside them.
             every: Whether logits after every token are wanted; else those after each slot's
                 last one.
 

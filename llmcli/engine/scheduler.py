@@ -8,12 +8,14 @@ and which record it is; not on what else is under way.
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from llmcli.engine.choosing import choose_all
 from llmcli.engine.decoder import Decoder, Floats, ScoringDecoder
+from llmcli.engine.pace import Pace
 from llmcli.engine.params import DraftStats, SamplingParams, TokenEvent
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.prefixes import WORTH_COPYING, Prefixes, Read, common
@@ -26,7 +28,8 @@ from llmcli.errors import InvalidInput, NumericalError
 SequenceError = InvalidInput | NumericalError
 """What can be wrong with one sequence while the others are well."""
 
-# Prompt tokens that are read between two steps of what is being decoded, and where nothing is.
+# Prompt tokens that are read in a step in which others are decoded, where no pace is kept, and
+# in one in which none is.
 PIECE = 64
 ALONE = 512
 # How many sequences a slot may finish before the oldest one is finished.
@@ -94,6 +97,7 @@ class Scheduler:
             read; None where that changes no bit.
         cache: Keeps what finished sequences have read, in bounded memory instead of slots.
         scoring: The same decoder, where prompts' own tokens can be asked for.
+        pace: Chooses how much of a prompt is read in a step in which others get a token.
     """
 
     def __init__(
@@ -108,8 +112,10 @@ class Scheduler:
         share_prefixes: bool | None = None,
         cache: PrefixCache | None = None,
         scoring: ScoringDecoder | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._decoder = decoder
+        self._pace = pace
         self._scoring = scoring
         exact = decoder.rows_alike != 1
         share = exact if share_prefixes is None else share_prefixes
@@ -157,8 +163,7 @@ class Scheduler:
         """
         told = self._cancel()
         self._admit()
-        told += self._read_pieces()
-        self._advance()
+        told += self._run_model()
         return told + self._choose()
 
     def close(self) -> None:
@@ -228,48 +233,101 @@ class Scheduler:
     def _used(self) -> list[Read]:
         return [running.read for running in self._running]
 
-    def _read_pieces(self) -> list[Handle]:
-        """Read on in the oldest prompt that is not read yet, and in others if they are short.
+    def _run_model(self) -> list[Handle]:
+        """Read on in prompts, and read the tokens that were chosen last.
 
         Returns:
             The sequences that are finished with their prompts.
         """
+        pieces, rows = self._pieces(), self._rows()
+        alike = self._decoder.rows_alike
+        if alike is None:
+            return self._append(pieces, rows)
+        told = self._append(pieces, [])
+        for first in range(0, len(rows), alike):
+            self._append([], rows[first : first + alike])
+        return told
+
+    def _pieces(self) -> list[_Piece]:
+        """What is read of the oldest prompt that is not read yet, and of others if they are short.
+
+        Where nothing is decoded meanwhile, nobody waits, and pieces are large.
+        """
         unread = [each for each in self._running if each.unread]
         if not unread:
             return []
-        size = ALONE if len(unread) == len(self._running) else PIECE
         first, *others = unread
-        start, end = len(first.read.tokens), None
-        if self._decoder.rows_alike != 1:
-            # Cut at multiples of the size, wherever a copied prefix ended.
-            end = (start // size + 1) * size
-        pieces = [(first, first.transcript.context[start:end])]
-        scored = self._scoring if _is_scored(first) else None
-        if self._decoder.rows_alike is None and scored is None:
-            left = size - len(pieces[0][1])
-            for running in others:
-                piece = running.transcript.context[len(running.read.tokens) :]
-                if len(piece) > left or _is_scored(running):
-                    break
-                pieces.append((running, piece))
-                left -= len(piece)
-        appended = [(running.read.slot, piece) for running, piece in pieces]
+        context, start = first.transcript.context, len(first.read.tokens)
+        multiple, size = self._decoder.piece_multiple, ALONE
+        if multiple is None:
+            return [_Piece(first, context[start:])]
+        if rows := len(self._running) - len(unread):
+            scored = _is_scored(first)
+            size = PIECE if self._pace is None else self._pace.size(rows, scored=scored)
+        # Cut at multiples, wherever a copied prefix ended.
+        end = max(start + size, start + multiple) // multiple * multiple
+        pieces = [_Piece(first, context[start:end])]
+        if self._decoder.rows_alike is not None or _is_scored(first):
+            return pieces
+        left = size - len(pieces[0].tokens)
+        for running in others:
+            tokens = running.transcript.context[len(running.read.tokens) :]
+            if len(tokens) > left or _is_scored(running):
+                break
+            pieces.append(_Piece(running, tokens))
+            left -= len(tokens)
+        return pieces
+
+    def _rows(self) -> list[_Running]:
+        """The sequences whose latest token is to be read; drafts are checked at once."""
+        plain = []
+        for running in self._running:
+            if running.unread or running.logits is not None:
+                continue
+            if running.ahead is None:
+                plain.append(running)
+                continue
+            transcript = running.transcript
+            running.logits = running.ahead.advance(transcript.context, transcript.tokens_left)
+            running.read.tokens.append(transcript.context[-1])
+        return plain
+
+    def _append(self, pieces: Sequence[_Piece], rows: Sequence[_Running]) -> list[Handle]:
+        """Append pieces of prompts, and a token each to the rows.
+
+        Returns:
+            The sequences that are finished with their prompts.
+        """
+        texts = [(each.running.read.slot, each.tokens) for each in pieces]
+        texts += [(each.read.slot, [each.transcript.context[-1]]) for each in rows]
+        if not texts:
+            return []
+        scored = self._scoring if pieces and _is_scored(pieces[0].running) else None
+        read = sum(len(each.tokens) for each in pieces)
+        start = time.perf_counter()
         if scored is None:
-            logits = self._decoder.append(appended, prompt=True)
-        else:
-            states = scored.hidden(appended, prompt=True, every=True)
-            _tell_prompt(first, pieces[0][1], scored, states)
-            logits = scored.logits(states[-1:])
+            logits = self._decoder.append(texts, prompt=bool(pieces))
+        else:  # one piece, alone or with rows behind it
+            states = scored.hidden(texts, prompt=True, every=True)
+            _tell_prompt(pieces[0], scored, states[:read])
+            logits = scored.logits(states[read - 1 :])
+        if self._pace is not None:
+            seconds = time.perf_counter() - start
+            self._pace.took(seconds, rows=len(rows), read=read, scored=scored is not None)
+        for running, row in zip(rows, logits[len(pieces) :], strict=True):
+            running.logits = row
+            running.read.tokens.append(running.transcript.context[-1])
         return [
-            running.handle
-            for (running, piece), row in zip(pieces, logits, strict=True)
-            if self._has_read(running, piece, row)
+            each.running.handle
+            for each, row in zip(pieces, logits[: len(pieces)], strict=True)
+            if self._has_read(each, row)
         ]
 
-    def _has_read(self, running: _Running, piece: Sequence[int], logits: Floats) -> bool:
+    def _has_read(self, piece: _Piece, logits: Floats) -> bool:
         """Note what was read of a sequence's context; whether that was all it wanted."""
+        running = piece.running
         read, context = running.read, running.transcript.context
-        read.tokens += piece
+        read.tokens += piece.tokens
         if len(read.tokens) < len(context):
             return False
         if not running.transcript.history.generated_count:
@@ -282,26 +340,6 @@ class Scheduler:
         )
         self._finish(running)
         return True
-
-    def _advance(self) -> None:
-        """Get logits after the tokens that were chosen last."""
-        plain = []
-        for running in self._running:
-            if running.unread or running.logits is not None:
-                continue
-            if running.ahead is None:
-                plain.append(running)
-                continue
-            transcript = running.transcript
-            running.logits = running.ahead.advance(transcript.context, transcript.tokens_left)
-            running.read.tokens.append(transcript.context[-1])
-        alike = self._decoder.rows_alike or max(len(plain), 1)
-        for first in range(0, len(plain), alike):
-            group = plain[first : first + alike]
-            tokens = [(each.read.slot, [each.transcript.context[-1]]) for each in group]
-            for running, logits in zip(group, self._decoder.append(tokens), strict=True):
-                running.logits = logits
-                running.read.tokens.append(running.transcript.context[-1])
 
     def _choose(self) -> list[Handle]:
         """Choose a token where there are logits; returns the sequences that got one."""
@@ -358,15 +396,13 @@ def _is_scored(running: _Running) -> bool:
     return asked and not running.transcript.history.generated_count
 
 
-def _tell_prompt(
-    running: _Running, piece: Sequence[int], decoder: ScoringDecoder, states: Floats
-) -> None:
+def _tell_prompt(piece: _Piece, decoder: ScoringDecoder, states: Floats) -> None:
     """Tell of a piece of a prompt; ``states`` are those after each of its tokens."""
-    handle, start = running.handle, len(running.read.tokens)
+    handle, start = piece.running.handle, len(piece.running.read.tokens)
     if not start:
-        handle.prompt_tokens.append(PromptToken(piece[0]))
+        handle.prompt_tokens.append(PromptToken(piece.tokens[0]))
     ids = handle.request.prompt.ids
-    targets = ids[start + 1 : start + 1 + len(piece)]
+    targets = ids[start + 1 : start + 1 + len(piece.tokens)]
     count = handle.request.prompt_logprobs or 0
     handle.prompt_tokens += score_prompt(decoder, states[: len(targets)], targets, count)
 
@@ -393,69 +429,9 @@ class _Running:
         return uniform(request.params.seed or 0, request.record, request.index, position)
 
 
-def in_order(
-    scheduler: Scheduler,
-    requests: Iterator[Request | Handle | None],
-    should_stop: Callable[[], bool] = bool,
-) -> Iterator[tuple[Handle, TokenEvent | SequenceError]]:
-    """Run sequences and tell what comes of them, all of one before the next's.
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Tokens of a prompt that are read in one step."""
 
-    Args:
-        scheduler: What decodes; it has nothing else to do.
-        requests: Taken as there is room; a finished handle is passed on in its place. None says
-            that the next one must be waited for: what is under way is brought to its end first.
-        should_stop: Asked once a step; true ends what is under way as "interrupted", and
-            nothing is begun after it.
-
-    Yields:
-        A sequence, and its next event; or, as its last, why it cannot go on.
-    """
-    pending: deque[Handle] = deque()
-    begun = stopped = exhausted = waiting = False
-
-    def wanted() -> bool:
-        """Whether another sequence should be begun now."""
-        if exhausted or waiting or (stop and begun) or not scheduler.free:
-            return False
-        # What is finished out of turn is held back; what can be told is told first.
-        return len(pending) < scheduler.most_ahead and not (pending and pending[0].finished)
-
-    while True:
-        stop = should_stop()
-        while wanted():
-            begun = True
-            request = next(requests, _END)
-            if isinstance(request, Request):
-                pending.append(scheduler.submit(request))
-            elif isinstance(request, Handle):
-                pending.append(request)
-            else:
-                exhausted, waiting = request is _END, request is None
-        if stop and not stopped:
-            stopped = exhausted = True
-            for handle in pending:
-                scheduler.cancel(handle)
-        if scheduler.busy:
-            scheduler.step()
-        elif exhausted and not pending:
-            return
-        else:
-            waiting = False
-        while pending and (pending[0].events or pending[0].finished):
-            handle = pending[0]
-            while handle.events:
-                yield handle, handle.events.popleft()
-            if not handle.finished:
-                break
-            pending.popleft()
-            if handle.error is not None:
-                yield handle, handle.error
-
-
-_END: object = object()
-
-
-def refused(record: int, params: SamplingParams, error: SequenceError) -> Handle:
-    """A handle for a record that is told to be wrong before anything is made of it."""
-    request = Request(prompt=Prompt(ids=()), params=params, record=record)
-    return Handle(request, error=error, finished=True)
+    running: _Running
+    tokens: Sequence[int]

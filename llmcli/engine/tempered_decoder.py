@@ -42,6 +42,10 @@ class TemperedDecoder:
         return self._decoder.rows_alike
 
     @property
+    def piece_multiple(self) -> int | None:
+        return self._decoder.piece_multiple
+
+    @property
     def weight_bytes(self) -> int | None:
         return self._decoder.weight_bytes
 

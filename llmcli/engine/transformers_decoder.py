@@ -29,6 +29,7 @@ class TransformersDecoder(LogitStates):
     """
 
     rows_alike: int | None = 1
+    piece_multiple: int | None = None
     weight_bytes: int | None = None
     kernels = "torch's operators"
     blocks = None  # where a text was cut changes its bits

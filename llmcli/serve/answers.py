@@ -64,8 +64,7 @@ class Choice:
             self.completion_tokens += 1
             self.logprob += event.logprob or 0.0
         self.text += event.text
-        if event.finish_reason is not None:
-            self.finish_reason = _REASONS[event.finish_reason]
+        self.finish_reason = finish_reason(event)
         return self._tokens.take(event)
 
     @property
@@ -83,6 +82,16 @@ class Step:
     tokens: list[ToldToken]
     event: TokenEvent
     first: bool
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the choice ended, in the chunk that it ended with."""
+        return finish_reason(self.event)
+
+
+def finish_reason(event: TokenEvent) -> str | None:
+    """How a text ended, in the API's words; None where it goes on."""
+    return None if event.finish_reason is None else _REASONS[event.finish_reason]
 
 
 class Face(Protocol):
@@ -304,7 +313,7 @@ class CompletionFace:
             "index": choice.index,
             "text": choice.planned.text + step.text if echo else step.text,
             "logprobs": self._logprobs(choice, step.tokens, echo=echo),
-            "finish_reason": choice.finish_reason,
+            "finish_reason": step.finish_reason,
         }
         if plan.token_events:
             told["token_events"] = [event_record(step.event, self.token_bytes)]
@@ -353,7 +362,7 @@ class ChatFace:
             "index": step.choice.index,
             "delta": {**role, "content": step.text},
             "logprobs": self._logprobs(step.tokens),
-            "finish_reason": step.choice.finish_reason,
+            "finish_reason": step.finish_reason,
         }
         if self.plan.token_events:
             told["token_events"] = [event_record(step.event, self.token_bytes)]

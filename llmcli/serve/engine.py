@@ -17,6 +17,7 @@ from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from llmcli.engine.pace import Pace
 from llmcli.engine.params import TokenEvent
 from llmcli.engine.prefix_cache import PrefixCache
 from llmcli.engine.prompt_scores import PromptToken
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# How many times as long as another a step may take in which a prompt is read on.
+_MOST_TIMES = 2.0
 # How often an engine that has nothing to do shows that it is alive.
 _TICK_SECONDS = 1.0
 
@@ -84,7 +87,9 @@ class Job:
     started: float | None = None
     first_token: float | None = None
     shared_tokens: dict[int, int] = field(default_factory=dict)
-    _queue: asyncio.Queue[list[News] | Exception] = field(default_factory=asyncio.Queue)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
+    _news: list[News] = field(default_factory=list)
+    _end: Exception | None = None
     _begun: int = 0
     _left: int = 0
     _held: list[News] = field(default_factory=list)
@@ -103,14 +108,29 @@ class Job:
             ClientGone: nobody waits for it.
             ServerEnds: the server's time is over.
         """
-        found = await self._queue.get()
-        if isinstance(found, Exception):
-            raise found
+        while not self._news:
+            if self._end is not None:
+                raise self._end
+            self._came.clear()
+            await self._came.wait()
+        found, self._news = self._news, []
         return found
 
+    def tell(self, news: Sequence[News]) -> None:
+        """Give whoever waits some news."""
+        if self._end is None:
+            self._news += news
+            self._came.set()
+
     def end(self, reason: Exception) -> None:
-        """Say that no news will come."""
-        self._queue.put_nowait(reason)
+        """Say that no news will come after those that came already."""
+        self._end = reason
+        self._came.set()
+
+    def abandon(self) -> None:
+        """Say that nobody reads the answer any more, nor what is left of it."""
+        self._news.clear()
+        self.end(ClientGone())
 
 
 class Engine:
@@ -250,7 +270,7 @@ class Engine:
 
     def _deliver(self, batch: Sequence[tuple[Job, list[News]]]) -> None:
         for job, news in batch:
-            job._queue.put_nowait(news)
+            job.tell(news)
 
     # -- the thread's side -------------------------------------------------------------------
 
@@ -269,6 +289,7 @@ class Engine:
             slots=self.slots,
             cache=self.cache,
             scoring=self.decoder,
+            pace=Pace(_MOST_TIMES),
         )
 
     def _run(self) -> None:

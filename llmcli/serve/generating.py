@@ -118,7 +118,7 @@ async def _left(receive: Receive, job: Job, engine: Engine) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     engine.done_with(job)
-    job.end(ClientGone())
+    job.abandon()
 
 
 class _Stream:

@@ -357,8 +357,9 @@ class Conversation(Dialogue):
         self, messages: Sequence[Message], ids: Sequence[int], should_stop: Callable[[], bool]
     ) -> Iterator[TokenEvent]:
         """An answer to messages."""
+        from llmcli.engine.in_order import in_order
         from llmcli.engine.params import TokenEvent
-        from llmcli.engine.scheduler import Request, in_order
+        from llmcli.engine.scheduler import Request
         from llmcli.engine.transcript import Prompt
         from llmcli.tasks.prompts import for_prompt, with_stops
 

@@ -356,7 +356,7 @@ class _Batch(Generic[K]):
 
     def run(self) -> Iterator[Told[K]]:
         """Yield what comes of all texts, in their order."""
-        from llmcli.engine.scheduler import in_order
+        from llmcli.engine.in_order import in_order
 
         try:
             for handle, told in in_order(self._scheduler, self._requests(), self._should_stop):
@@ -381,7 +381,8 @@ class _Batch(Generic[K]):
 
     def _requests(self) -> Iterator[Request | Handle | None]:
         """Yield the sequences of all texts, and what is wrong with others in their places."""
-        from llmcli.engine.scheduler import Request, refused
+        from llmcli.engine.in_order import refused
+        from llmcli.engine.scheduler import Request
 
         plan = self._plan
         try:

@@ -18,9 +18,11 @@ from toy_decoder import ToyDecoder
 from llmcli.api import load
 from llmcli.engine.decoder import Floats
 from llmcli.engine.generation import generate
+from llmcli.engine.in_order import in_order, refused
+from llmcli.engine.pace import Pace
 from llmcli.engine.params import SamplingParams, TokenEvent
 from llmcli.engine.sampling import check_logits, top_tokens
-from llmcli.engine.scheduler import Request, Scheduler, in_order, refused
+from llmcli.engine.scheduler import Request, Scheduler
 from llmcli.engine.transcript import Prompt
 from llmcli.engine.transformers_decoder import TransformersDecoder
 from llmcli.errors import ContextOverflow, InvalidInput, NumericalError
@@ -604,8 +606,9 @@ def test_steps_are_taken_together_and_what_is_finished_makes_room() -> None:
     )
     told = list(in_order(scheduler_over(decoder, 2), requests))
     assert [handle.request.record for handle, _ in told] == [0] * 2 + [1] * 10 + [2] * 4
-    widths = [len(call) for call in decoder.calls if max(call) == 1]
-    # The prompt of the second is read while the first is decoded, that of the third likewise.
+    # The prompt of the third is read in the step that takes the second further.
+    assert [call for call in decoder.calls if max(call) > 1] == [[38, 30], [36, 1]]
+    widths = [call.count(1) for call in decoder.calls]
     assert max(widths) == 2
     assert sum(widths) == (2 - 1) + (10 - 1) + (4 - 1)
 
@@ -632,7 +635,43 @@ def test_a_long_prompt_is_read_in_pieces_while_others_go_on() -> None:
         before = len(short.events)
         scheduler.step()
         assert len(short.events) == before + 1
-    assert [call for call in decoder.calls if max(call) > 2] == [[64]] * 7 + [[52]]
+    assert [call for call in decoder.calls if max(call) > 2] == [[64, 1]] * 7 + [[52, 1]]
+
+
+class Clocked(ToyDecoder):
+    """Takes time by a clock of its own: 10 a call, and 1 a token."""
+
+    now = 0.0
+
+    def append(self, texts: Any, *, prompt: bool = False, every: bool = False) -> Floats:
+        self.now += 10 + sum(len(ids) for _, ids in texts)
+        return super().append(texts, prompt=prompt, every=every)
+
+
+@pytest.mark.parametrize("multiple", [1, 8])
+@pytest.mark.parametrize("most_times", [1.4, 2.0, 4.0])
+def test_pieces_keep_the_pace(
+    monkeypatch: pytest.MonkeyPatch, multiple: int, most_times: float
+) -> None:
+    """A step with a piece takes so many times as long as one without, and not much less."""
+    decoder = Clocked(n_positions=1000)
+    decoder.piece_multiple = multiple
+    monkeypatch.setattr("time.perf_counter", lambda: decoder.now)
+    scheduler = Scheduler(decoder, token_bytes=letters, slots=4, pace=Pace(most_times))
+    params = SamplingParams(seed=1, max_new_tokens=300, ignore_eos=True)
+    for record in range(3):
+        scheduler.submit(Request(prompt=Prompt(ids=(1, 2)), params=params, record=record))
+        scheduler.step()
+    scheduler.step()
+    long = scheduler.submit(Request(prompt=Prompt(ids=(4,) * 250), params=params))
+    while not long.events:
+        scheduler.step()
+    pieces = [call[0] for call in decoder.calls if len(call) == 4]
+    assert sum(pieces) == 250
+    assert all(size % multiple == 0 for size in pieces[:-1])
+    wanted = max(multiple, int((most_times - 1) * 13) // multiple * multiple)
+    assert pieces[0] == 16
+    assert set(pieces[1:-1]) == {wanted}
 
 
 def test_what_is_cancelled_ends_and_leaves_the_others() -> None:
