@@ -7,7 +7,7 @@ PIP = $(BIN)/pip --disable-pip-version-check --quiet
 # On a terminal pip shows how far the large packages are.
 QUIET := $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test lint types unit docs clean
 
 demo: $(VENV)/.installed  ## Continue a prompt with the bundled model
 	@echo '$$ llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"'
@@ -30,6 +30,11 @@ types: $(VENV)/.installed-dev
 unit: $(VENV)/.installed-dev
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
+# mkdocs-material has an advertisement of its own in its output otherwise.
+docs: $(VENV)/.installed-docs  ## The documentation as a website, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "The website is in build/site: open build/site/index.html."
+
 $(VENV)/bin/pip:
 	@echo "Installing into $(VENV): a few minutes the first time (torch is the largest part)."
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +48,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(wildcard llmcli/engine/nati
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install --constraint constraints.txt --group dev
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --group docs
 	touch $@
 
 clean:

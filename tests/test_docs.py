@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from llmcli.hub.reference import bundled_models
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+COMMANDS = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 BLOCKS = "▏▎▍▌▋▊▉█"
 FIGURE = re.compile(rf"-?\d+\.\d+|[{BLOCKS}]+ *")
 # Decided when the environment is still the caller's: the suite's own clears LLMCLI_*.
@@ -78,17 +81,18 @@ def test_only_last_digits_may_differ(text: str, other: str, wanted: bool) -> Non
     assert similar(text, other) is wanted
 
 
-def run(command: str, environment: dict[str, str]) -> str:
-    """Run a command line as a reader of the README would, with the llmcli under test."""
+def run(command: str, environment: dict[str, str], folder: Path = ROOT) -> str:
+    """Run a command line as a reader would, with the llmcli under test."""
     scripts = str(Path(sys.executable).parent)
     result = subprocess.run(
-        ["bash", "-c", command],
+        ["bash", "-e", "-c", command],
         env={**environment, "PATH": f"{scripts}:{environment['PATH']}", "COLUMNS": "80"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        cwd=ROOT,
+        cwd=folder,
         timeout=120,
     )
+    assert result.returncode == 0, result.stderr.decode("utf-8")
     return result.stdout.decode("utf-8")
 
 
@@ -98,11 +102,15 @@ def run(command: str, environment: dict[str, str]) -> str:
     [(README, 5), (ROOT / "docs" / "inspect.md", 3), (ROOT / "docs" / "calibration.md", 3)],
 )
 def test_examples_are_real(page: Path, least: int, clean_environment: dict[str, str]) -> None:
+    assert follow(page, clean_environment, ROOT) >= least
+
+
+def follow(page: Path, environment: dict[str, str], folder: Path) -> int:
+    """Run a page's examples in a folder, compare or write what they print, and count them."""
     text = page.read_text("utf-8")
     pairs = examples(text)
-    assert len(pairs) >= least
     # One home for all of them: what the first prepares, the others use.
-    actual = [(command, run(command, clean_environment)) for command, _ in pairs]
+    actual = [(command, run(command, environment, folder)) for command, _ in pairs]
     if UPDATE:
         for (command, output), (_, new) in zip(pairs, actual, strict=True):
             text = text.replace(f"$ {command}\n{output}", f"$ {command}\n{new}", 1)
@@ -110,6 +118,20 @@ def test_examples_are_real(page: Path, least: int, clean_environment: dict[str, 
     else:
         for (command, new), (_, output) in zip(actual, pairs, strict=True):
             assert similar(new, output), f"$ {command}\n{new}\nis not\n{output}"
+    return len(pairs)
+
+
+@pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
+def test_the_tutorial_can_be_followed(tmp_path: Path, clean_environment: dict[str, str]) -> None:
+    """Its examples print what it says; training is shorter here, and prints what it will."""
+    pytest.importorskip("accelerate")
+    shutil.copy(ROOT / "LICENSE", tmp_path)
+    assert follow(TUTORIAL, clean_environment, tmp_path) >= 10
+    steps = COMMANDS.findall(TUTORIAL.read_text("utf-8"))
+    assert "llmcli train" in steps[0]
+    assert len(steps) == 2
+    run(steps[0].replace("--max-steps 40", "--max-steps 1"), clean_environment, tmp_path)
+    run(steps[1], clean_environment, tmp_path)
 
 
 def commands(group: click.Group, prefix: str = "llmcli") -> Iterator[tuple[str, click.Command]]:

@@ -64,7 +64,7 @@ def man(
         return
     folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    for each in _all(root):
+    for each in contexts(root):
         page = each.command_path.replace(" ", "-")
         with atomic_write(folder / f"{page}.1") as out:
             out.write(man_page(each).encode())
@@ -89,12 +89,12 @@ def _context(root: click.Context, names: Sequence[str]) -> click.Context:
     return context
 
 
-def _all(context: click.Context) -> Iterator[click.Context]:
+def contexts(context: click.Context) -> Iterator[click.Context]:
     """A command and all below it."""
     yield context
     if isinstance(context.command, click.Group):
         for name in context.command.list_commands(context):
-            yield from _all(_context(context, [name]))
+            yield from contexts(_context(context, [name]))
 
 
 def man_page(ctx: click.Context) -> str:
