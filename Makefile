@@ -39,7 +39,7 @@ $(VENV)/bin/pip:
 	@echo "Installing into $(VENV): a few minutes the first time (torch is the largest part)."
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard llmcli/engine/native/*.[ch]) | $(VENV)/bin/pip
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt $(wildcard llmcli/engine/native/*.[ch]) | $(VENV)/bin/pip
 	$(PIP) install --constraint constraints.txt --upgrade pip
 	$(BIN)/pip --disable-pip-version-check $(QUIET) install --constraint constraints.txt \
 		torch transformers

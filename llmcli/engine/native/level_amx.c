@@ -1,8 +1,10 @@
 /* AVX-512 with matrix units (AMX): integers as everywhere else, and bfloat16 for whole blocks of a
  * prompt. */
+#include "target.h"
+
 #if defined(__x86_64__)
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2")
-#pragma GCC target("avx512bf16,amx-tile,amx-int8,amx-bf16")
+TARGET("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi2,"
+       "avx512bf16,amx-tile,amx-int8,amx-bf16")
 #define LEVEL_AVX512
 #include "level.h"
 
@@ -194,4 +196,5 @@ const struct kernels kernels_amx = {
     .weigh_from_each = weigh_from_each,
     .find_between = find_between,
 };
+TARGET_END
 #endif

@@ -1,7 +1,10 @@
+#include "target.h"
+
 #if defined(__aarch64__)
-#pragma GCC target("arch=armv8.2-a+dotprod")
+TARGET("arch=armv8.2-a+dotprod")
 #define LEVEL_NEON
 #include "level.h"
 
 const struct kernels kernels_neon = {KERNELS("neon")};
+TARGET_END
 #endif

@@ -10,8 +10,8 @@ has is taken, or the one that the environment variable ``LLMCLI_NATIVE`` names.
 from __future__ import annotations
 
 import ctypes
-import importlib.machinery
 import os
+import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -157,23 +157,16 @@ SAMPLED = np.dtype(
 )
 
 
-def _path() -> Path | None:
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        if (path := folder / f"_kernels{suffix}").exists():
-            return path
-    return None
+# Where the build puts it.
+PATH = Path(__file__).with_name("_kernels.dll" if sys.platform == "win32" else "_kernels.so")
 
 
 @cache
 def _loaded() -> ctypes.CDLL | None:
-    path = _path()
-    if path is None:
-        return None
     try:
-        loaded = ctypes.CDLL(str(path))
+        loaded = ctypes.CDLL(str(PATH))
         _declare(loaded)
-    except (OSError, AttributeError):  # of another system, or of another version
+    except (OSError, AttributeError):  # not built, of another system or of another version
         return None
     return loaded
 

@@ -19,6 +19,7 @@
 #ifndef LLMCLI_NATIVE_H
 #define LLMCLI_NATIVE_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 enum { LANES = 16, KEYS = 64 };
@@ -148,6 +149,23 @@ int64_t claim(struct team *team, int64_t units);
 int team_number(const struct team *team);
 int team_size(const struct team *team);
 
+/* -- system.c: what the processor and the system have --------------------------------------- */
+
+int has_avx2(void);
+int has_avxvnni(void);
+int has_avx512(void);
+int has_amx(void);
+int has_dot_product(void);
+/* Memory that is committed as it is touched; NULL if there is none to be had. */
+void *pages_new(size_t nbytes);
+void pages_free(void *memory, size_t nbytes);
+/* Whole pages between two addresses are not needed any more, nor what is in them. */
+void pages_give_back(char *from, char *to);
+
+#if defined(_WIN32)
+#define EXPORT __declspec(dllexport)
+#else
 #define EXPORT __attribute__((visibility("default")))
+#endif
 
 #endif

@@ -1,9 +1,6 @@
 /* A model's tokens through its layers, by the kernels of one level; and what else is exported. */
-#define _GNU_SOURCE
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "kernels.h"
 
@@ -22,56 +19,12 @@ enum {
 
 extern const struct kernels kernels_c;
 #if defined(__x86_64__)
-#include <cpuid.h>
-#include <sys/syscall.h>
 extern const struct kernels kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_amx;
 #elif defined(__aarch64__)
-#include <sys/auxv.h>
 extern const struct kernels kernels_neon;
 #endif
 
 static const struct kernels *use = &kernels_c;
-
-#if defined(__x86_64__)
-static int has_avx2(void)
-{
-    __builtin_cpu_init();
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c");
-}
-
-static int has_avxvnni(void)
-{
-    unsigned a, b, c, d;
-    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 4 & 1);
-}
-
-static int has_avx512(void)
-{
-    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512vnni");
-}
-
-/* Linux lets a process use the tiles once it has asked. */
-static int has_amx(void)
-{
-#if defined(__linux__)
-    static int known = -1;
-    if (known < 0) {
-        unsigned a, b, c, d;
-        int there = has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) &&
-                    (d >> 24 & 1) && (d >> 25 & 1) && __get_cpuid_count(7, 1, &a, &b, &c, &d) &&
-                    (a >> 5 & 1);
-        const long request_permission = 0x1023, tile_data = 18;
-        known = there && syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
-    }
-    return known;
-#else
-    return 0;
-#endif
-}
-#endif
 
 static const struct kernels *level_named(const char *name)
 {
@@ -87,10 +40,8 @@ static const struct kernels *level_named(const char *name)
     if (!strcmp(name, "amx"))
         return has_amx() ? &kernels_amx : NULL;
 #elif defined(__aarch64__)
-    if (!strcmp(name, "neon")) {
-        const unsigned long dot_product = 1ul << 20; /* HWCAP_ASIMDDP */
-        return getauxval(AT_HWCAP) & dot_product ? &kernels_neon : NULL;
-    }
+    if (!strcmp(name, "neon"))
+        return has_dot_product() ? &kernels_neon : NULL;
 #endif
     return NULL;
 }
@@ -591,17 +542,12 @@ EXPORT int64_t llmcli_slot_bytes(const struct model *model, int64_t room)
 /* Memory that is committed as it is touched; NULL if there is none to be had. */
 EXPORT void *llmcli_slot_new(int64_t nbytes)
 {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#ifdef MAP_NORESERVE
-    flags |= MAP_NORESERVE;
-#endif
-    void *memory = mmap(NULL, (size_t)larger(nbytes, 1), PROT_READ | PROT_WRITE, flags, -1, 0);
-    return memory == MAP_FAILED ? NULL : memory;
+    return pages_new((size_t)larger(nbytes, 1));
 }
 
 EXPORT void llmcli_slot_free(void *memory, int64_t nbytes)
 {
-    munmap(memory, (size_t)larger(nbytes, 1));
+    pages_free(memory, (size_t)larger(nbytes, 1));
 }
 
 /* The first `length` positions of one slot into another. */
@@ -633,23 +579,15 @@ EXPORT void llmcli_block_copy(const struct model *model, const void *from, int64
     }
 }
 
-static void give_back(char *from, char *to)
-{
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t first = ((uintptr_t)from + page - 1) / page * page, last = (uintptr_t)to / page * page;
-    if (first < last)
-        madvise((void *)first, last - first, MADV_DONTNEED);
-}
-
 /* Give back the pages that only positions from `length` on use. */
 EXPORT void llmcli_slot_trim(const struct model *model, void *memory, int64_t room, int64_t length)
 {
     int64_t size = element(model), keys = model->head_dim, values = padded(keys, LANES);
     for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
         char *start = (char *)memory + plane * plane_of(model, room) * size;
-        give_back(start + padded(length, KEYS) * keys * size, start + room * keys * size);
+        pages_give_back(start + padded(length, KEYS) * keys * size, start + room * keys * size);
         start += room * keys * size;
-        give_back(start + length * values * size, start + room * values * size);
+        pages_give_back(start + length * values * size, start + room * values * size);
     }
 }
 

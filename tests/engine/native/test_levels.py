@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from native_models import LEVELS
 
-import llmcli.engine.native
+from llmcli.engine.native.library import PATH
 
-NATIVE = Path(llmcli.engine.native.__file__).parent
+NATIVE = PATH.parent
 FLAGS = ["-std=gnu11", "-O1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}"]
 
 
@@ -34,8 +34,7 @@ def numbers(command: list[str]) -> dict[str, str]:
 @pytest.mark.skipif(not LEVELS, reason="the library was not built")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 def test_levels_agree_to_the_bit_here_and_on_arm(tmp_path: Path) -> None:
-    built = next(NATIVE.glob("_kernels*.so"))
-    here = numbers([str(compiled(tmp_path, "gcc", built, f"-Wl,-rpath,{NATIVE}")), "12"])
+    here = numbers([str(compiled(tmp_path, "gcc", PATH, f"-Wl,-rpath,{NATIVE}")), "12"])
     assert set(here) == set(LEVELS)
     assert len(set(here.values())) == 1
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
