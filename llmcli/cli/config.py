@@ -15,7 +15,7 @@ from llmcli.cli.options import SharedOption, flag_name, output_options
 from llmcli.cli.settings import Place, config_path, find_option, read_file, write_setting
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console
-from llmcli.terminal.table import write_table
+from llmcli.terminal.table import Column, Table
 
 
 @click.group(cls=HelpfulGroup)
@@ -78,8 +78,12 @@ def show(ctx: click.Context, command: str | None, console: Console) -> None:
     for row in rows:
         console.json_only(row.to_dict())
     if console.choose(json=False, text=True):
-        cells = [(row.option, _shown(row.value), row.source) for row in rows]
-        write_table(console, [("OPTION", "VALUE", "FROM"), *cells])
+        table = Table(
+            Column("OPTION", "wrapped"), Column("VALUE", "wrapped"), Column("FROM", "wrapped")
+        )
+        for row in rows:
+            table.add(row.option, _shown(row.value), row.source)
+        table.write(console)
 
 
 @config.command("set")

@@ -16,9 +16,7 @@ from llmcli.io.generation_log import GenerationLog, Logged
 from llmcli.io.sources import STDIN, read_text
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
-from llmcli.terminal.table import write_table
-
-_SHOWN = 48  # characters of a prompt or a text in a list
+from llmcli.terminal.table import Column, Table
 
 
 def open_log() -> GenerationLog:
@@ -209,19 +207,19 @@ def _write_rows(found: list[Logged], console: Console) -> None:
     if not found:
         console.info("Nothing is in the log. 'llmcli log on' begins to keep generations.")
     elif console.choose(json=False, text=True):
-        rows = [
-            (
+        table = Table(
+            Column("ID"),
+            Column("CREATED (UTC)", rank=2),
+            Column("MODEL", rank=1),
+            Column("PROMPT", "cut"),
+            Column("TEXT", "cut"),
+        )
+        for each in found:
+            table.add(
                 str(each.id),
                 each.created.removesuffix("+00:00").replace("T", " "),
                 each.record["model"],
-                _short(each.record["prompt"]),
-                _short(each.record["text"]),
+                " ".join(each.record["prompt"].split()),
+                " ".join(each.record["text"].split()),
             )
-            for each in found
-        ]
-        write_table(console, [("ID", "CREATED (UTC)", "MODEL", "PROMPT", "TEXT"), *rows])
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
+        table.write(console)

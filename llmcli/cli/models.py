@@ -25,7 +25,7 @@ from llmcli.cli.options import (
 from llmcli.errors import InvalidInput
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
-from llmcli.terminal.table import write_table
+from llmcli.terminal.table import Column, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,8 +67,16 @@ def list_command(console: Console) -> None:
     if not found:
         console.info("No models are here. llmcli models pull NAME fetches one.")
     elif console.choose(json=False, text=True):
-        rows = [_row(model) for model in found]
-        write_table(console, [("NAME", "SIZE", "REVISION", "LAST USED", "STATE"), *rows])
+        table = Table(
+            Column("NAME", "wrapped"),
+            Column("SIZE"),
+            Column("REVISION", rank=3),
+            Column("LAST USED", rank=2),
+            Column("STATE", rank=1),
+        )
+        for model in found:
+            table.add(*_row(model))
+        table.write(console)
 
 
 @models.command()
@@ -240,15 +248,16 @@ def _write_path(console: Console, folder: Path) -> None:
 
 
 def _write_description(console: Console, description: dict[str, Any]) -> None:
-    rows = [
-        (name.replace("_", " "), _shown(name, value))
-        for name, value in description.items()
-        if name != "files"
-    ]
-    write_table(console, [row for row in rows if row[1]], header=False)
+    facts = Table(Column(), Column("", "wrapped"), header=False)
+    for name, value in description.items():
+        if name != "files" and (shown := _shown(name, value)):
+            facts.add(name.replace("_", " "), shown)
+    files = Table(Column("", "wrapped"), Column(), header=False)
+    for name, size in description["files"].items():
+        files.add(name, _human_size(size))
+    facts.write(console)
     console.line()
-    files = [(name, _human_size(size)) for name, size in description["files"].items()]
-    write_table(console, files, header=False)
+    files.write(console)
 
 
 def _row(model: LocalModel) -> tuple[str, ...]:

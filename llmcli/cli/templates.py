@@ -43,16 +43,17 @@ def list_templates(console: Console) -> None:
       llmcli templates list --json | jq -r .name
     """
     from llmcli.tasks.prompt_templates import stored_templates
-    from llmcli.terminal.table import write_table
+    from llmcli.terminal.table import Column, Table
 
-    rows, records = [("name", "from", "what it does")], []
+    table = Table(Column("NAME"), Column("FROM", rank=1), Column("WHAT IT DOES", "wrapped"))
+    records = []
     for each in stored_templates(templates_folder()):
         kept = "bundled" if each.path is None else str(each.path)
         try:
             about = each.read().description
         except InvalidInput as exc:
             about = exc.message
-        rows.append((each.name, "bundled" if each.path is None else "yours", about))
+        table.add(each.name, "bundled" if each.path is None else "yours", about)
         records.append({"name": each.name, "from": kept, "description": about})
 
     def show_json() -> None:
@@ -60,7 +61,7 @@ def list_templates(console: Console) -> None:
             console.record(record)
 
     def show_text() -> None:
-        write_table(console, rows)
+        table.write(console)
 
     console.choose(json=show_json, text=show_text)()
 

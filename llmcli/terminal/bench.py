@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.console import Console
-from llmcli.terminal.escaping import one_line
+from llmcli.terminal.palette import mark_sgr
+from llmcli.terminal.table import Bar, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,28 +40,35 @@ def show_table(records: Iterable[Mapping[str, Any]], console: Console) -> None:
 
 def bench_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Draw a row for each model and precision; speeds are tokens a second."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
     speeds = [
         key.removesuffix("_tokens_per_second")
         for key in records[0]
         if key.endswith("_tokens_per_second")
     ]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model", overflow="fold")
-    table.add_column("precision", no_wrap=True)
-    for name in speeds:
-        table.add_column(_heading(name), justify="right")
-    for name in ("of\nlimit", "load\ns", "peak\nMB"):
-        table.add_column(name, justify="right")
+    drawn = speeds[-1]
+    most = max(record.get(f"{drawn}_tokens_per_second") or 0.0 for record in records) or 1.0
+    ranks = range(5, 5 + len(speeds))
+    table = Table(
+        Column("model", "wrapped"),
+        Column("precision"),
+        *(
+            Column(_heading(name), "number", rank=0 if name == drawn else rank)
+            for name, rank in zip(speeds, ranks, strict=True)
+        ),
+        Column("", "bar", rank=1),
+        Column("of\nlimit", "number", rank=2),
+        Column("load\ns", "number", rank=4),
+        Column("peak\nMB", "number", rank=3),
+        longest_bar=12,
+    )
     for record in records:
         share = record["share_of_bandwidth"]
-        table.add_row(
-            Text(one_line(record["model"])),
+        speed = record.get(f"{drawn}_tokens_per_second") or 0.0
+        table.add(
+            record["model"],
             record["precision"],
             *(_speed(record, name) for name in speeds),
+            Bar(speed / most, mark_sgr()),
             "–" if share is None else f"{share:.0%}",
             f"{record['load_seconds']:.2f}",
             f"{record['peak_memory_bytes'] / 1e6:.0f}",

@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmcli.terminal.palette import DIM
+from llmcli.terminal.table import Bar, Column, Styled, Table
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_WIDTH = 40
+_LONGEST_BAR = 41
 
 
 def calibration_view(record: Mapping[str, Any]) -> RenderableType:
     """Draw a record as ``calibrate --json`` prints it."""
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
+    table = Table(Column(), Column("", "number"), Column("", "wrapped"), header=False)
     floor, high = record["ece_floor"]
     for name, value, remark in (
         ("tokens", f"{record['tokens']:,}", ""),
@@ -36,28 +34,31 @@ def calibration_view(record: Mapping[str, Any]) -> RenderableType:
         ("Brier score", _number(record["brier"]), _murphy(record)),
         ("temperature", _number(record["temperature"]), _temperature(record)),
     ):
-        table.add_row(name, value, Text(remark, style="dim"))
+        table.add(name, value, Styled(remark, DIM))
     if record["nll_after"] is not None:
-        table.add_row("  NLL with it", *_change(record, "nll"))
-        table.add_row("  ECE with it", *_change(record, "ece"))
-    return Group(table, Text(), Text("\n".join(reliability_diagram(record["bins"]))))
+        table.add("  NLL with it", *_change(record, "nll"))
+        table.add("  ECE with it", *_change(record, "ece"))
+    return Group(table, "", *reliability_diagram(record["bins"]))
 
 
-def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of at most 80 columns: a bar of accuracy for each bin, | at its mean confidence."""
-    lines = [f"{'confidence':<13}{'accuracy':<{_WIDTH + 1}} {'95 % of it':<13}{'tokens':>11}"]
+def reliability_diagram(bins: Sequence[Mapping[str, Any]]) -> tuple[RenderableType, ...]:
+    """A bar of accuracy for each bin, with | at its mean confidence, and what that means."""
+    table = Table(
+        Column("confidence"),
+        Column("accuracy", "bar"),
+        Column("95 % of it", rank=1),
+        Column("tokens", "number", rank=2),
+        longest_bar=_LONGEST_BAR,
+    )
     for each in bins:
-        bar = round(each["accuracy"] * _WIDTH)
-        cells = list("█" * bar + "·" * (_WIDTH - bar) + " ")
-        cells[round(each["confidence"] * _WIDTH)] = "|"
         low, high = each["accuracy_interval"]
-        lines.append(
-            f"{each['low']:.2f}–{each['high']:.2f}".ljust(13)
-            + "".join(cells)
-            + f" {low:.3f}–{high:.3f}".ljust(14)
-            + f"{each['tokens']:>11,}"
+        table.add(
+            f"{each['low']:.2f}–{each['high']:.2f}",
+            Bar(each["accuracy"], mark=each["confidence"]),
+            f"{low:.3f}–{high:.3f}",
+            f"{each['tokens']:,}",
         )
-    return [*lines, "█ accuracy, | mean confidence: where the bar ends at the |, they agree"]
+    return table, "█ accuracy, | mean confidence: where the bar ends at the |, they agree"
 
 
 def _number(value: float | None) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from llmcli.terminal.table import Column, Table
+
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 _WIDTH, _HEIGHT = 60, 12
 LINES = {
@@ -20,21 +23,32 @@ LINES = {
 
 def generations_view(record: Mapping[str, Any]) -> RenderableType:
     """Draw a record as ``calibrate --generations --json`` prints it."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("tokens", no_wrap=True)
-    for title in ("entropy", "drawn", "surprisal", "text", "EntCE", "95 % of it"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(
+        Column("tokens"),
+        Column("entropy", "number", rank=1),
+        Column("drawn", "number"),
+        Column("surprisal", "number", rank=3),
+        Column("text", "number", rank=2),
+        Column("EntCE", "number"),
+        Column("95 % of it", "number", rank=4),
+    )
     for each in record["blocks"]:
-        table.add_row(f"{each['begin'] + 1}–{each['end']}", *_cells(each))
+        table.add(f"{each['begin'] + 1}–{each['end']}", *_cells(each))
     if len(record["blocks"]) > 1:
-        table.add_row("all", *_cells(record["overall"]))
-    lines = [*line_chart(record["blocks"]), *_match(record["match"])]
-    return Group(table, Text("\n".join(lines))) if lines else table
+        table.add("all", *_cells(record["overall"]))
+    return Group(table, _Chart(record["blocks"]), *_match(record["match"]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Chart:
+    """The lines of a chart, as wide as there is room."""
+
+    blocks: Sequence[Mapping[str, Any]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from line_chart(self.blocks, width=options.max_width)
 
 
 def _cells(each: Mapping[str, Any]) -> list[str]:
@@ -50,14 +64,15 @@ def _number(value: float | None, *, sign: bool) -> str:
     return "–" if value is None else f"{value:{'+' if sign else ''}.3f}"
 
 
-def line_chart(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of at most 80 columns: nats a token over depth; none for a single block."""
+def line_chart(blocks: Sequence[Mapping[str, Any]], *, width: int) -> list[str]:
+    """Lines of so many columns: nats a token over depth; none for a single block."""
     if len(blocks) < 2:
         return []
+    inner = max(10, min(_WIDTH, width - 10))
     values = [each[name] for each in blocks for name in LINES if each[name] is not None]
     low, high = min(values), max(values)
-    grid = [[" "] * _WIDTH for _ in range(_HEIGHT)]
-    step = (_WIDTH - 1) / (len(blocks) - 1)
+    grid = [[" "] * inner for _ in range(_HEIGHT)]
+    step = (inner - 1) / (len(blocks) - 1)
     for name, (mark, _) in LINES.items():
         for place, each in enumerate(blocks):
             if each[name] is not None:
@@ -69,9 +84,9 @@ def line_chart(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = [f"{mark} {title}" for name, (mark, title) in LINES.items() if _has(blocks, name)]
     return [
         *lines,
-        " " * 9 + "└" + "─" * _WIDTH,
-        " " * 10 + f"{blocks[0]['end']}{end:>{_WIDTH - len(str(blocks[0]['end']))}}",
-        *_wrapped(shown),
+        " " * 9 + "└" + "─" * inner,
+        " " * 10 + f"{blocks[0]['end']}{end:>{inner - len(str(blocks[0]['end']))}}",
+        *_wrapped(shown, width),
     ]
 
 
@@ -79,9 +94,10 @@ def _has(blocks: Sequence[Mapping[str, Any]], name: str) -> bool:
     return any(each[name] is not None for each in blocks)
 
 
-def _wrapped(shown: Sequence[str]) -> list[str]:
-    """Two a line: four are wider than 80 columns."""
-    return ["  ".join(shown[begin : begin + 2]) for begin in range(0, len(shown), 2)]
+def _wrapped(shown: Sequence[str], width: int) -> list[str]:
+    """Two a line where they fit."""
+    each = 2 if width >= 60 else 1
+    return ["  ".join(shown[begin : begin + each]) for begin in range(0, len(shown), each)]
 
 
 def _match(found: Mapping[str, Any] | None) -> list[str]:

@@ -6,39 +6,39 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.escaping import one_line
+from llmcli.terminal.table import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+# Field: title and rank.
 _COLUMNS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro F1",
-    "nll": "NLL",
-    "brier": "Brier",
-    "ece": "ECE",
-    "floor": "by chance",
-    "aurc": "AURC",
+    "accuracy": ("accuracy", 2),
+    "macro_f1": ("macro F1", 5),
+    "nll": ("NLL", 0),
+    "brier": ("Brier", 4),
+    "ece": ("ECE", 0),
+    "floor": ("by chance", 1),
+    "aurc": ("AURC", 3),
 }
 
 
 def label_calibration_view(record: Mapping[str, Any]) -> RenderableType:
     """Draw a record as ``calibrate --labels --json`` prints it."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("correction", no_wrap=True)
-    for title in _COLUMNS.values():
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(
+        Column("correction", "wrapped"),
+        *(Column(title, "number", rank=rank) for title, rank in _COLUMNS.values()),
+    )
     fit = record["fit"]
     for name, each in (
         *((each["correction"], each) for each in record["corrections"]),
         (f"{fit['correction']}, fitted", fit),
     ):
         shown = {**each, "floor": each["ece_floor"][1]}
-        table.add_row(name, *(f"{shown[column]:.3f}" for column in _COLUMNS))
+        table.add(name, *(f"{shown[column]:.3f}" for column in _COLUMNS))
     lines = [
         f"{record['inputs']:,} labelled inputs, {record['held_out']:,} of them held out: the "
         "figures are of these.",

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from llmcli.tasks.classify import LabelAnswer
 from llmcli.terminal.escaping import one_line
-from llmcli.terminal.next import bar, percent
+from llmcli.terminal.next import percent
+from llmcli.terminal.palette import mark_sgr
+from llmcli.terminal.table import Bar, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -14,23 +16,20 @@ if TYPE_CHECKING:
 
 def label_table(answer: LabelAnswer) -> RenderableType:
     """Draw the labels, the likeliest first, and those of the set marked."""
-    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("label", overflow="fold", min_width=12)
-    table.add_column("probability", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("log-likelihood", justify="right", no_wrap=True)
+    table = Table(
+        Column("label", "wrapped"),
+        Column("probability", "number"),
+        Column("", "bar", rank=2),
+        Column("log-likelihood", "number", rank=1),
+    )
     scores = dict(zip(answer.task.labels, answer.scores, strict=True))
     ranked = sorted(answer.probabilities.items(), key=lambda each: -each[1])
     for label, probability in ranked:
-        table.add_row(
-            Text(one_line(label)), percent(probability), Text(bar(probability)),
-            f"{scores[label]:.4f}",
-        )  # fmt: skip
+        drawn = Bar(probability, mark_sgr())
+        table.add(label, percent(probability), drawn, f"{scores[label]:.4f}")
     chosen = answer.chosen
     if chosen is None:
         return table

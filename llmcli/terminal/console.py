@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 from llmcli.errors import StorageError
 from llmcli.io.json_line import to_json
 from llmcli.terminal.escaping import escape_controls, escape_json, one_line
+from llmcli.terminal.palette import color_depth, painted
 from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ T = TypeVar("T")
 
 ColorWhen = Literal["auto", "always", "never"]
 
-DIM = "2"
 YELLOW = "33"
 RED = "1;31"
 
@@ -103,6 +103,11 @@ class Console:
         return shutil.get_terminal_size((80, 24)).columns
 
     @property
+    def table_width(self) -> int | None:
+        """Columns that a table has: any number in a pipe, unless somebody said how many."""
+        return self.width if self.stdout_is_terminal or "COLUMNS" in os.environ else None
+
+    @property
     def shows_progress(self) -> bool:
         """Whether progress may be drawn on stderr."""
         return self.stderr_is_terminal and not self.quiet
@@ -154,25 +159,29 @@ class Console:
 
     def styled(self, text: str, sgr: str) -> str:
         """Return ``text`` inside an SGR sequence if stdout is coloured, else as it is."""
-        return f"\x1b[{sgr}m{text}\x1b[0m" if self.color_stdout and text else text
+        return painted(text, sgr) if self.color_stdout else text
 
     def render(self, renderable: RenderableType) -> None:
         """Draw a rich renderable on stdout. Put data in ``rich.text.Text``, never in markup."""
         from rich.console import Console as RichConsole
 
         rich_console = RichConsole(
-            force_terminal=self.color_stdout,
+            force_terminal=self.table_width is not None,
             no_color=not self.color_stdout,
-            color_system="truecolor" if self.color_stdout else None,
+            color_system=color_depth() if self.color_stdout else None,
             width=self.width,
+            height=100,  # or a dumb terminal has 80 columns, whatever is said
             markup=False,
             highlight=False,
             emoji=False,
             legacy_windows=False,
         )
         with rich_console.capture() as captured:
-            rich_console.print(renderable)
-        self.write_raw(captured.get())
+            rich_console.print(renderable, crop=False)
+        drawn = captured.get()
+        if not self.color_stdout:
+            drawn = "".join(f"{line.rstrip()}\n" for line in drawn.splitlines())
+        self.write_raw(drawn)
 
     # -- stderr: everything else -----------------------------------------------------------
 

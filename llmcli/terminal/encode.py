@@ -11,7 +11,9 @@ from llmcli.io.batch import Batch
 from llmcli.io.records import MAX_DETAILED, MAX_RECORD, Record, RecordKind
 from llmcli.tasks.encode import Encoder, TokenizerCount, chunk_record
 from llmcli.terminal.console import Console
-from llmcli.terminal.tokens import columns, escaped_token, tinted
+from llmcli.terminal.palette import DIM
+from llmcli.terminal.table import Column, Table
+from llmcli.terminal.tokens import escaped_token, tinted
 
 if TYPE_CHECKING:
     from llmcli.tokenization.chunks import Boundary, Chunk, Side
@@ -82,7 +84,9 @@ class EncodeView:
 
         for shown in tinted(tokens(), color=console.color_stdout, ids=console.verbose):
             console.write_raw(shown)
-        console.write_raw("\n" + console.styled(f"{count} tokens, {size} bytes", "2") + "\n")
+        legend = "; a tint for each" if console.color_stdout else ""
+        counts = f"{count} tokens, {size} bytes{legend}"
+        console.write_raw("\n" + console.styled(counts, DIM) + "\n")
 
     def tokens(self) -> None:
         """One token a line, escaped; with its id in front under -v."""
@@ -163,12 +167,16 @@ class EncodeView:
             self.console.record(each.to_dict())
 
     def _compared_table(self, found: Iterator[TokenizerCount]) -> None:
-        rows = [("model", "tokens", "tokens/byte", "vocabulary")]
-        rows += [
-            (each.model, str(each.count), f"{each.tokens_per_byte:.4f}", str(each.vocab_size))
-            for each in found
-        ]
-        self.console.write_raw(columns(rows))
+        table = Table(
+            Column("model", "wrapped"),
+            Column("tokens", "number"),
+            Column("tokens/byte", "number"),
+            Column("vocabulary", "number", rank=1),
+        )
+        for each in found:
+            density = f"{each.tokens_per_byte:.4f}"
+            table.add(each.model, str(each.count), density, str(each.vocab_size))
+        self.console.render(table)
 
     def truncated(self, max_tokens: int, *, drop: Side) -> None:
         """The text cut to a number of tokens."""

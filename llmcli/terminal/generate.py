@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +16,12 @@ from llmcli.tasks.generate import Continuation
 from llmcli.tasks.generate_answer import generate_answer
 from llmcli.tasks.provenance import Described
 from llmcli.tasks.statistics import GenerationStats
-from llmcli.terminal.console import DIM, Console
+from llmcli.terminal.console import Console
+from llmcli.terminal.next import percent, quoted
+from llmcli.terminal.palette import DIM, surprisal_legend, surprisal_sgr
+from llmcli.terminal.table import Column, Table
 
 M = TypeVar("M", bound=Described)
-
-# Colours of the 256-colour cube from likely (green) to unlikely (red), by probability.
-_TINTS = ((0.5, 71), (0.2, 143), (0.05, 179), (0.01, 173))
-_LEAST_LIKELY = 167
-
-
-def _tint(logprob: float) -> int:
-    probability = math.exp(logprob)
-    return next((color for least, color in _TINTS if probability >= least), _LEAST_LIKELY)
-
-
-def tint_sgr(logprob: float) -> str:
-    """The SGR colour of a token with this log-probability (nats)."""
-    return f"38;5;{_tint(logprob)}"
-
-
-def tint_style(logprob: float) -> str:
-    """The same as a rich style."""
-    return f"color({_tint(logprob)})"
 
 
 def write_stream(
@@ -57,13 +41,33 @@ def write_stream(
             console.write(prompt, sgr=DIM)
         fresh = event.finish_reason is not None
         if event.text:
-            tinted = tint_sgr(event.logprob) if event.logprob is not None else ""
-            console.write(event.text, sgr=tinted)
+            bits = None if event.logprob is None else -event.logprob / math.log(2)
+            console.write(event.text, sgr=surprisal_sgr(bits))
         if fresh:
             console.write_raw(end)
         if event.text or fresh:
             console.flush()
         yield event
+
+
+def alternatives_table(drawn: Sequence[TokenEvent], token_bytes: Callable[[int], bytes]) -> Table:
+    """Draw a row for each token: its probability, and the likeliest ones with theirs."""
+    most = max(len(event.top) for event in drawn)
+    table = Table(
+        Column("token"),
+        Column("probability", "number"),
+        *([Column("likeliest", "wrapped")] if most else []),
+        *(Column(f"{place}.", rank=place) for place in range(2, most + 1)),
+    )
+    for event in drawn:
+        likely = [f"{quoted(token_bytes(top.id))} {_chance(top.logprob)}" for top in event.top]
+        likely += [""] * (most - len(likely))
+        table.add(quoted(event.token_bytes), _chance(event.logprob), *likely)
+    return table
+
+
+def _chance(logprob: float | None) -> str:
+    return "–" if logprob is None else percent(math.exp(logprob))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +112,24 @@ class GenerateView(Generic[M]):
                 return
             echo = self.console.stdout_is_terminal if self.echo is None else self.echo
             shown = prompt if echo else None
-            for _ in write_stream(self.console, events, prompt=shown, end=self.end):
-                pass
+            explained = self.params.logprobs is not None and self.console.stdout_is_terminal
+            drawn: list[TokenEvent] = []
+            for event in write_stream(self.console, events, prompt=shown, end=self.end):
+                if explained and event.token_id is not None:
+                    drawn.append(event)
+                if drawn and event.finish_reason is not None:
+                    self._explain(drawn)
+                    drawn.clear()
 
         self.console.choose(json=show_json, text=show_text)()
+
+    def _explain(self, drawn: Sequence[TokenEvent]) -> None:
+        """Say what the tints mean, and what else was likely in each token's place."""
+        if self.console.color_stdout:
+            self.console.write_raw("\n" + surprisal_legend(self.console.width) + "\n")
+        if self.params.logprobs:
+            self.console.line()
+            self.console.render(alternatives_table(drawn, self.model.token_bytes))
 
     def show_stats(self) -> None:
         """Print what was counted, on stderr."""

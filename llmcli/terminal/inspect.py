@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Container, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llmcli.terminal.next import bar, percent, quoted
+from llmcli.terminal.next import percent, quoted
+from llmcli.terminal.palette import DIM, mark_sgr, sign_sgr
+from llmcli.terminal.table import Bar, Column, Styled, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
     from rich.text import Text
 
     from llmcli.tasks.inspect.attention import Attention, HeadMap, HeadSummary
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
     TokenBytes = Callable[[int], bytes]
 
-# From what share on a cell is drawn with a sign, and its colour of the 256.
-_SHADES = ((0.65, "█", 202), (0.35, "▓", 208), (0.15, "▒", 173), (0.05, "░", 180), (0.01, "·", 244))
+# From what share on a cell is drawn with a sign.
+_SHADES = ((0.65, "█"), (0.35, "▓"), (0.15, "▒"), (0.05, "░"), (0.01, "·"))
 _LEGEND = "from 1 %: ·  5: ░  15: ▒  35: ▓  65: █"
-_MORE, _LESS = "color(208)", "color(75)"
-_LABEL = 16  # columns for a token at most
-_NARROW = 60  # columns of a terminal where tables go without air
+_LABEL = 16  # columns for a token beside a map
+_CANDIDATES = 5  # of a layer
 _BAR = 8
 
 # (what a head is measured by, how the grid is headed)
@@ -66,20 +66,11 @@ def inspect_views(
     if seen.lens is not None and "lens" in views:
         yield lens_table(seen.lens, seen.tokens, token_bytes, width=width)
     if seen.attribution is not None and "attribution" in views:
-        yield attribution_table(seen.attribution, seen.tokens, token_bytes, width=width)
+        yield attribution_table(seen.attribution, seen.tokens, token_bytes)
     if seen.heads_off is not None and "heads_off" in views:
-        yield heads_off_table(seen.heads_off, token_bytes, width=width)
+        yield heads_off_table(seen.heads_off, token_bytes)
     if seen.neighbours is not None and "neighbours" in views:
-        yield neighbours_table(seen.neighbours, token_bytes, width=width)
-
-
-def _table(width: int) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    if width < _NARROW:
-        return Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    return Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        yield neighbours_table(seen.neighbours, token_bytes)
 
 
 def _text(content: str, style: str = "") -> Text:
@@ -94,9 +85,9 @@ def _group(*parts: RenderableType) -> RenderableType:
     return Group(*parts)
 
 
-def _label(data: bytes, most: int = _LABEL) -> str:
+def _label(data: bytes) -> str:
     shown = quoted(data)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown if len(shown) <= _LABEL else shown[: _LABEL - 1] + "…"
 
 
 # -- overview ------------------------------------------------------------------------------
@@ -106,25 +97,21 @@ def overview_view(
     seen: Overview, token_bytes: TokenBytes, *, name: str, tokens: int
 ) -> RenderableType:
     """A first look: what comes next, where that settles, the heads that stand out."""
-    from rich.table import Table
-
     token, logprob = seen.prediction
-    grid = Table.grid(padding=(0, 2))
-    grid.add_column(no_wrap=True)
-    grid.add_column(overflow="fold")
+    grid = Table(Column(), Column("", "wrapped"), header=False)
     where = "at the embedding" if seen.settled < 0 else f"after layer {seen.settled}"
     heads = [
         ("look at the token before", seen.previous, "previous", "{:.0%}"),
         ("look at the first token", seen.first, "first", "{:.0%}"),
         ("look widest", seen.spread, "entropy", "{:.2f} nats"),
     ]
-    grid.add_row("model", f"{seen.n_layers} layers of {seen.n_heads} heads")
-    grid.add_row("text", f"{tokens} tokens" if tokens > 1 else "1 token")
-    grid.add_row("next token", f"{quoted(token_bytes(token))} {percent(math.exp(logprob))}")
-    grid.add_row("settles", f"{where} (the last is {seen.n_layers - 1})")
+    grid.add("model", f"{seen.n_layers} layers of {seen.n_heads} heads")
+    grid.add("text", f"{tokens} tokens" if tokens > 1 else "1 token")
+    grid.add("next token", f"{quoted(token_bytes(token))} {percent(math.exp(logprob))}")
+    grid.add("settles", f"{where} (the last is {seen.n_layers - 1})")
     for title, found, measure, form in heads:
         shown = [f"{_name(each)} ({form.format(getattr(each, measure))})" for each in found]
-        grid.add_row(title, ", ".join(shown))
+        grid.add(title, ", ".join(shown))
     more = "Heads are LAYER.HEAD. More: --attention, --lens, --attribute, --html FILE."
     return _group(_text(name, "bold"), grid, _text(more, "dim"))
 
@@ -148,7 +135,7 @@ def _attention(
         yield head_grids(attention.heads, seen.n_heads, width=width)
         yield _text("Rows are layers, columns heads. --layer L --head H draws one.", "dim")
         return
-    yield layer_table([each for each in attention.heads if each.layer == layer], width=width)
+    yield layer_table([each for each in attention.heads if each.layer == layer])
     if head is None:
         yield _text("--head H draws one of them.", "dim")
         return
@@ -159,7 +146,7 @@ def _attention(
 
 def head_grids(heads: Sequence[HeadSummary], n_heads: int, *, width: int) -> RenderableType:
     """All heads of a model by each measure, layers down and heads across."""
-    from rich.table import Table
+    from rich.table import Table as Grid
 
     cell = next((size for size in (4, 2, 1) if 4 + size * n_heads <= width), 1)
     most = max(each.entropy for each in heads)
@@ -175,50 +162,45 @@ def head_grids(heads: Sequence[HeadSummary], n_heads: int, *, width: int) -> Ren
             value = getattr(each, measure)
             if each.head == 0:
                 drawn.append(f"\n{each.layer:>3} ", "dim")
-            sign, style = _shade(value / scale)
             form = f"{value:.1f}" if measure == "entropy" else f"{100 * value:.0f}"
-            drawn.append(form.rjust(cell) if cell == 4 else sign * cell, style)
+            shade = _shade(value / scale) * cell
+            drawn.append(form.rjust(cell) if cell == 4 else shade)
         grids.append(drawn)
     if len(_MEASURES) * (max(4 + cell * n_heads, 22) + 3) - 3 > width:
         return _group(*[part for grid in grids for part in (grid, "")][:-1])
-    table = Table.grid(padding=(0, 3))
-    table.add_row(*grids)
-    return table
+    side_by_side = Grid.grid(padding=(0, 3))
+    side_by_side.add_row(*grids)
+    return side_by_side
 
 
-def _shade(share: float) -> tuple[str, str]:
-    return next(
-        ((sign, f"color({color})") for least, sign, color in _SHADES if share >= least),
-        (" ", "color(244)"),
-    )
+def _shade(share: float) -> str:
+    return next((sign for least, sign in _SHADES if share >= least), " ")
 
 
-def layer_table(heads: Sequence[HeadSummary], *, width: int) -> RenderableType:
+def layer_table(heads: Sequence[HeadSummary]) -> RenderableType:
     """The heads of a layer, a line each."""
-    table = _table(width)
-    table.add_column("head", no_wrap=True)
-    wide = width >= 70
-    for title in ("entropy", "token before", "first token"):
-        table.add_column(title, justify="right", no_wrap=wide)
-        if wide:
-            table.add_column("", no_wrap=True, min_width=_BAR)
+    table = Table(
+        Column("head"),
+        Column("entropy", "number"),
+        Column("", "bar", rank=1),
+        Column("token before", "number"),
+        Column("", "bar", rank=2),
+        Column("first token", "number"),
+        Column("", "bar", rank=3),
+        longest_bar=_BAR,
+    )
     most = max(each.entropy for each in heads) or 1.0
     for each in heads:
-        cells: list[Text] = []
-        for shown, share in (
-            (f"{each.entropy:.3f}", each.entropy / most),
-            (f"{each.previous:.1%}", each.previous),
-            (f"{each.first:.1%}", each.first),
-        ):
-            cells.append(_text(shown))
-            if wide:
-                cells.append(_text(_short_bar(share), _shade(share)[1]))
-        table.add_row(_name(each), *cells)
+        table.add(
+            _name(each),
+            f"{each.entropy:.3f}",
+            Bar(each.entropy / most, mark_sgr()),
+            f"{each.previous:.1%}",
+            Bar(each.previous, mark_sgr()),
+            f"{each.first:.1%}",
+            Bar(each.first, mark_sgr()),
+        )
     return table
-
-
-def _short_bar(share: float) -> str:
-    return bar(share * _BAR / 20)
 
 
 def heat_map(head: HeadMap, tokens: Sequence[bytes], *, start: int, width: int) -> RenderableType:
@@ -249,8 +231,7 @@ def heat_map(head: HeadMap, tokens: Sequence[bytes], *, start: int, width: int) 
         drawn.append(f"{start + index:>{digits}} ", "dim")
         drawn.append(labels[index].ljust(margin - digits - 1))
         for weight in row[: place + 1]:
-            sign, style = _shade(weight)
-            drawn.append(sign * cell, style)
+            drawn.append(_shade(weight) * cell)
         drawn.append("\n")
     drawn.append(_LEGEND, "dim")
     return drawn
@@ -264,29 +245,28 @@ def lens_table(
 ) -> RenderableType:
     """What each layer would say next, at the last position looked at."""
     position = lens.start + len(lens.layers[0]) - 1
-    where = f"after token {position}, {_label(token_bytes(tokens[position]))}"
-    table = _table(width)
-    table.add_column("layer", no_wrap=True)
-    for title in ("KL", "rank"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    where = f"after token {position}, {quoted(token_bytes(tokens[position]))}"
     rows = [row[-1] for row in lens.layers]
-    most = 14 if width >= _NARROW else 12
-    known = [[_label(token_bytes(token), most) for token, _ in cell.top] for cell in rows]
+    known = [[quoted(token_bytes(token)) for token, _ in cell.top[:_CANDIDATES]] for cell in rows]
     widest = max(len(label) for labels in known for label in labels)
-    shown = max(1, min(len(known[0]), (width - 26) // (widest + 8)))
-    for place in range(shown):
-        table.add_column("likeliest" if place == 0 else "", no_wrap=True)
+    table = Table(
+        Column("layer"),
+        Column("KL", "number"),
+        Column("rank", "number"),
+        Column(),
+        Column("likeliest"),
+        *(Column(f"{place}.", rank=place) for place in range(2, len(known[0]) + 1)),
+    )
     for index, (cell, labels) in enumerate(zip(rows, known, strict=True)):
-        style = "" if cell.agrees else "dim"
-        table.add_row(
+        sgr = "" if cell.agrees else DIM
+        table.add(
             "embed" if index == 0 else str(index - 1),
             f"{cell.kl:.3f}",
             str(cell.rank),
             "●" if cell.agrees else "",
             *(
-                _text(f"{label.ljust(widest)} {math.exp(logprob):>4.0%}", style)
-                for label, (_, logprob) in list(zip(labels, cell.top, strict=True))[:shown]
+                Styled(f"{label.ljust(widest)} {math.exp(logprob):>4.0%}", sgr)
+                for label, (_, logprob) in zip(labels, cell.top, strict=False)
             ),
         )
     lines = (
@@ -304,7 +284,7 @@ def lens_table(
 
 
 def attribution_table(
-    seen: Attribution, tokens: Sequence[int], token_bytes: TokenBytes, *, width: int
+    seen: Attribution, tokens: Sequence[int], token_bytes: TokenBytes
 ) -> RenderableType:
     """The influence of each token by each method, in nats."""
     methods = (
@@ -312,23 +292,23 @@ def attribution_table(
         ("input ×\ngradient", seen.input_x_gradient),
         ("integrated\ngradients", seen.integrated_gradients),
     )
-    wide = width >= 76
-    table = _table(width)
-    table.add_column("token", no_wrap=True)
-    for title, _ in methods:
-        table.add_column(title, justify="right", no_wrap=True)
-        if wide:
-            table.add_column("", no_wrap=True, min_width=_BAR)
+    table = Table(
+        Column("token"),
+        *(
+            column
+            for place, (title, _) in enumerate(methods)
+            for column in (Column(title, "number", rank=place), Column("", "bar", rank=3 + place))
+        ),
+        longest_bar=_BAR,
+    )
     most = [max(map(abs, values)) or 1.0 for _, values in methods]
     for index, token in enumerate(tokens):
-        cells: list[Text] = []
+        cells: list[Styled | Bar] = []
         for (_, values), largest in zip(methods, most, strict=True):
             value = values[index]
-            style = _MORE if value >= 0 else _LESS
-            cells.append(_text(f"{value:+.3f}", style))
-            if wide:
-                cells.append(_text(_short_bar(abs(value) / largest), style))
-        table.add_row(_text(_label(token_bytes(token), 14 if wide else 11)), *cells)
+            cells.append(Styled(f"{value:+.3f}", sign_sgr(value)))
+            cells.append(Bar(abs(value) / largest, sign_sgr(value)))
+        table.add(quoted(token_bytes(token)), *cells)
     return _group(
         _text(f"{_asked(seen, token_bytes)} = {seen.value:.3f} nats", "bold"),
         table,
@@ -355,19 +335,21 @@ def _method_notes(seen: Attribution, token_bytes: TokenBytes) -> str:
 # -- heads off, neighbours -----------------------------------------------------------------
 
 
-def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes, *, width: int) -> RenderableType:
+def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes) -> RenderableType:
     """The next token with all heads and without some."""
-    table = _table(width)
-    table.add_column("token", no_wrap=True)
-    for title in ("all heads", "without", "log ratio"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(
+        Column("token"),
+        Column("all heads", "number", rank=1),
+        Column("without", "number"),
+        Column("log ratio", "number"),
+    )
     for each in seen.candidates:
         change = each.without - each.logprob
-        table.add_row(
-            _text(_label(token_bytes(each.id), 14 if width >= _NARROW else 11)),
+        table.add(
+            quoted(token_bytes(each.id)),
             percent(math.exp(each.logprob)),
             percent(math.exp(each.without)),
-            _text(f"{change:+.3f}", _MORE if change >= 0 else _LESS),
+            Styled(f"{change:+.3f}", sign_sgr(change)),
         )
     names = ", ".join(f"{layer}.{head}" for layer, head in seen.heads)
     lines = f"without {names}: KL {seen.kl:.4f} nats for the next token"
@@ -376,12 +358,13 @@ def heads_off_table(seen: HeadsOff, token_bytes: TokenBytes, *, width: int) -> R
     return _group(table, _text(lines, "dim"))
 
 
-def neighbours_table(seen: Neighbours, token_bytes: TokenBytes, *, width: int) -> RenderableType:
+def neighbours_table(seen: Neighbours, token_bytes: TokenBytes) -> RenderableType:
     """The nearest tokens, each with its cosine."""
-    table = _table(width)
-    table.add_column(f"near {_label(token_bytes(seen.token), 20)}", no_wrap=True)
-    table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("cosine", justify="right", no_wrap=True)
+    table = Table(
+        Column(f"near {quoted(token_bytes(seen.token))}"),
+        Column("id", "number"),
+        Column("cosine", "number"),
+    )
     for token, cosine in seen.nearest:
-        table.add_row(_text(_label(token_bytes(token))), str(token), f"{cosine:.3f}")
+        table.add(quoted(token_bytes(token)), str(token), f"{cosine:.3f}")
     return table

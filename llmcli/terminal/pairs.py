@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from llmcli.terminal.escaping import one_line
+from llmcli.terminal.table import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 def pairs_table(record: Mapping[str, Any]) -> RenderableType:
     """Draw a record as ``pairs --json`` prints it: a row for each group, then all together."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(record["by"] or "", overflow="fold", min_width=5)
-    for title in ("pairs", "good likelier", "95 % of it", "ties", "log ratio"):
-        table.add_column(title, justify="right", no_wrap=True)
+    table = Table(
+        Column(record["by"] or "", "wrapped"),
+        Column("pairs", "number", rank=1),
+        Column("good likelier", "number"),
+        Column("95 % of it", "number", rank=2),
+        Column("ties", "number", rank=4),
+        Column("log ratio", "number", rank=3),
+    )
     for each in (*record["groups"], {**record, "group": "all"}):
         low, high = each["share_interval"]
-        table.add_row(
-            Text(one_line(each["group"])),
+        table.add(
+            each["group"],
             f"{each['pairs']:,}",
             f"{each['share']:.2%}",
             f"{low:.1%}–{high:.1%}",

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmcli.terminal.escaping import one_line
-from llmcli.terminal.next import bar, percent
+from llmcli.terminal.next import percent
+from llmcli.terminal.palette import mark_sgr
+from llmcli.terminal.table import Bar, Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,26 +22,22 @@ _SCORES = {
 
 def rank_table(ranked: Sequence[Mapping[str, Any]], normalize: str) -> RenderableType:
     """Draw the choices, the likeliest first, each with its probability among them."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     plain = normalize == "none"
-    table.add_column("choice", overflow="fold", min_width=12)
-    table.add_column("probability", justify="right", no_wrap=True)
-    if plain:
-        table.add_column("", no_wrap=True)
-    table.add_column(_SCORES[normalize], justify="right", no_wrap=True)
-    if not plain:
-        table.add_column("log-likelihood", justify="right", no_wrap=True)
-    table.add_column("tokens", justify="right", no_wrap=True)
+    table = Table(
+        Column("choice", "wrapped"),
+        Column("probability", "number"),
+        Column("", "bar", rank=2),
+        Column(_SCORES[normalize], "number", rank=1),
+        *(() if plain else (Column("log-likelihood", "number", rank=3),)),
+        Column("tokens", "number", rank=4),
+    )
     for each in ranked:
-        score, probability = f"{each['score']:.4f}", each["probability"]
-        if plain:
-            cells: tuple[str | Text, ...] = (Text(bar(probability)), score)
-        else:
-            cells = (score, f"{each['logprob']:.4f}")
-        choice = Text(one_line(each["choice"]))
-        table.add_row(choice, percent(probability), *cells, str(each["tokens"]))
+        table.add(
+            each["choice"],
+            percent(each["probability"]),
+            Bar(each["probability"], mark_sgr()),
+            f"{each['score']:.4f}",
+            *(() if plain else (f"{each['logprob']:.4f}",)),
+            str(each["tokens"]),
+        )
     return table

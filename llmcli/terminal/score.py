@@ -26,9 +26,10 @@ from llmcli.tasks.score import (
 )
 from llmcli.tasks.seen_tokens import SeenToken, SeenTokens, token_record
 from llmcli.terminal.console import Console
+from llmcli.terminal.palette import surprisal_legend
 from llmcli.terminal.score_progress import score_progress
 from llmcli.terminal.score_table import row_header, row_line, score_table, versus_table
-from llmcli.terminal.surprisal import TintedText, legend, stretches, token_line
+from llmcli.terminal.surprisal import TintedText, stretches, token_line
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -149,7 +150,7 @@ class ScoreView:
 
             yield show_one_by_one
             return
-        console.write_raw(legend(color=True) + "\n\n")
+        console.write_raw(surprisal_legend(console.width) + "\n\n")
         text = TintedText(console.write_raw, width=console.width)
         held: list[SeenToken] = []
 

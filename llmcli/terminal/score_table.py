@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.escaping import one_line
+from llmcli.terminal.table import Column, Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
 _LABEL = 24
 
@@ -27,18 +27,18 @@ def score_table(record: Mapping[str, Any]) -> RenderableType:
     table = _table()
     prefix = "pseudo_" if "pseudo_nll" in record else ""
     label = prefix.replace("_", "-")
-    table.add_row(f"{label}perplexity", number(record[f"{prefix}perplexity"]), _interval(record))
-    table.add_row(f"{label}NLL per token", number(record[f"{prefix}nll_per_token"]), "nats")
-    table.add_row(f"{label}NLL", number(record[f"{prefix}nll"], 8), "nats")
+    table.add(f"{label}perplexity", number(record[f"{prefix}perplexity"]), _interval(record))
+    table.add(f"{label}NLL per token", number(record[f"{prefix}nll_per_token"]), "nats")
+    table.add(f"{label}NLL", number(record[f"{prefix}nll"], 8), "nats")
     for name in ("word_perplexity", "byte_perplexity", "bits_per_byte"):
         if (value := record[f"{prefix}{name}"]) is not None:
-            table.add_row(label + name.replace("_", " "), number(value), "")
+            table.add(label + name.replace("_", " "), number(value), "")
     for name in ("tokens", "words", "bytes"):
-        table.add_row(name, f"{record[name]:,}", "")
+        table.add(name, f"{record[name]:,}", "")
     if "rows" in record:
-        table.add_row("rows", f"{record['rows']:,}", "")
+        table.add("rows", f"{record['rows']:,}", "")
         for name, value in record["mean_of_rows"].items():
-            table.add_row("  mean " + name.replace("_", " "), number(value), "each row alike")
+            table.add("  mean " + name.replace("_", " "), number(value), "each row alike")
     return Group(table, Text(_provenance(record), style="dim"))
 
 
@@ -48,15 +48,22 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
     from rich.text import Text
 
     other, difference = record["vs"], record["difference"]
-    table = _table()
-    table.add_row("", Text(one_line(_who(record))), Text(one_line(_who(other))), "difference")
+    names = Table(Column(), Column("", "wrapped"), header=False)
+    names.add("A", _who(record))
+    names.add("B", _who(other))
+    table = Table(
+        Column("", "wrapped"),
+        Column("A", "number"),
+        Column("B", "number"),
+        Column("B - A", "number"),
+    )
     for name in ("perplexity", "nll_per_token", "bits_per_byte", "tokens"):
         ours, theirs = record[name], other[name]
         gap = None if ours is None or theirs is None else theirs - ours
-        table.add_row(name.replace("_", " "), number(ours), number(theirs), _signed(gap))
+        table.add(name.replace("_", " "), number(ours), number(theirs), _signed(gap))
     per = "token" if "nll_per_token" in difference else "byte"
     lines = [
-        f"The second model's NLL less the first's: {_signed(difference[f'nll_per_{per}'])} nats a "
+        f"B's NLL less A's: {_signed(difference[f'nll_per_{per}'])} nats a "
         f"{per}{_bounds(difference[f'nll_per_{per}_interval'])}."
     ]
     if difference["kl_divergence"] is not None:
@@ -65,7 +72,7 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
             f"token at {difference['same_top']:.1%} of positions."
         )
     footer = Text("\n".join([*lines, _windows(record)]), style="dim")
-    return Group(table, footer)
+    return Group(names, "", table, footer)
 
 
 def row_header(*, pseudo: bool = False) -> str:
@@ -87,13 +94,7 @@ def row_line(figures: Mapping[str, Any], label: str, *, width: int | None) -> st
 
 
 def _table() -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    return table
+    return Table(Column("", "wrapped"), Column("", "number"), Column("", "wrapped"), header=False)
 
 
 def _interval(record: Mapping[str, Any]) -> str:

@@ -7,14 +7,11 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from llmcli.tasks.seen_tokens import SeenToken
 from llmcli.terminal.escaping import escape_controls
+from llmcli.terminal.palette import painted, surprisal_sgr
 from llmcli.terminal.tokens import escaped_token
-
-# From this many bits on, this background (256 colours), which black text can be read on.
-LEVELS = ((1.0, 230), (2.0, 229), (4.0, 222), (6.0, 215), (9.0, 209), (13.0, 203))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +43,6 @@ def stretches(tokens: Iterable[SeenToken]) -> Iterator[Stretch]:
         yield Stretch(text + decoder.decode(b"", final=True), tuple(held))
 
 
-def level(bits: float | None) -> int:
-    """How many of the LEVELS a surprisal has reached; 0 for none, and for no number."""
-    return 0 if bits is None else sum(bits >= least for least, _ in LEVELS)
-
-
-def legend(*, color: bool) -> str:
-    """A line that says what the tints mean."""
-    edges = [f"{least:g}" for least, _ in LEVELS]
-    names = [f"below {edges[0]}", *(f"{a}–{b}" for a, b in pairwise(edges)), f"{edges[-1]}+"]
-    cells = [_painted(f" {name} ", index) if color else name for index, name in enumerate(names)]
-    return "surprisal in bits: " + " ".join(cells)
-
-
 class TintedText:
     """Writes stretches as running text, tinted, wrapped between words.
 
@@ -71,11 +55,11 @@ class TintedText:
         self._write = write
         self._width = width
         self._column = 0
-        self._word: list[tuple[str, int]] = []
+        self._word: list[tuple[str, str]] = []
 
     def add(self, stretch: Stretch) -> None:
         """Write what has become certain: a word is held until the next begins."""
-        tint = level(stretch.bits)
+        tint = surprisal_sgr(stretch.bits)
         for part in _PARTS.findall(escape_controls(stretch.text).replace("\t", "    ")):
             if part[0] in " \n":
                 self._flush()
@@ -103,7 +87,7 @@ class TintedText:
             word[0] = (word[0][0].removeprefix(" "), word[0][1])
             width = sum(cell_len(part.rstrip("\n")) for part, _ in word)
         for part, tint in word:
-            self._write(_painted("↵" if part == "\n" and tint else part.rstrip("\n"), tint))
+            self._write(painted("↵" if part == "\n" and tint else part.rstrip("\n"), tint))
         self._column += width
         if word[-1][0] == "\n":
             self._write("\n")
@@ -112,10 +96,6 @@ class TintedText:
 
 # A newline, spaces with the word behind them, or a word without; so that lines break before words.
 _PARTS = re.compile(r"\n| +[^ \n]*|[^ \n]+")
-
-
-def _painted(text: str, tint: int) -> str:
-    return f"\x1b[30;48;5;{LEVELS[tint - 1][1]}m{text}\x1b[0m" if tint and text else text
 
 
 def token_line(token: SeenToken) -> str:

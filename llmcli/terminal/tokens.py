@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 
 from llmcli.terminal.escaping import escape_controls, one_line
+from llmcli.terminal.palette import DIM, alternating_sgr, painted
 
-# Backgrounds that black text can be read on, in 256 colours.
-_TINTS = (153, 223, 157, 225, 229, 189)
 _INVALID = re.compile("[\udc80-\udcff]")
 _SEPARATOR = "│"
 
@@ -34,32 +33,13 @@ def tinted(tokens: Iterable[tuple[int, bytes]], *, color: bool, ids: bool) -> It
     for index, (token_id, data) in enumerate(tokens):
         text = data.decode("utf-8", "surrogateescape")
         shown = escape_controls(_INVALID.sub(_hex, text)).replace("\t", "→")
-        # A newline ends the tint, or the terminal would paint the rest of the line.
-        lines = [f"{line}↵" for line in shown.split("\n")[:-1]] + [shown.split("\n")[-1]]
+        shown = shown.replace("\n", "↵\n")
         label = f"{token_id} " if ids else ""
         if color:
-            tint = f"\x1b[30;48;5;{_TINTS[index % len(_TINTS)]}m"
-            painted = "\n".join(f"{tint}{line}\x1b[0m" if line else "" for line in lines)
-            yield painted + (f"\x1b[2m{label}\x1b[0m" if label else "")
+            yield painted(shown, alternating_sgr(index)) + painted(label, DIM)
         else:
-            yield (_SEPARATOR if index else "") + "\n".join(lines) + label.rstrip()
+            yield (_SEPARATOR if index else "") + shown + label.rstrip()
 
 
 def _hex(match: re.Match[str]) -> str:
     return f"\\x{ord(match[0]) - 0xDC00:02x}"
-
-
-def columns(rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows as aligned columns: the first to the left, the others to the right."""
-    table = [tuple(one_line(cell) for cell in row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "".join(
-        "  ".join(
-            [
-                row[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
-            ]
-        ).rstrip()
-        + "\n"
-        for row in table
-    )

@@ -82,7 +82,7 @@ def test_the_table_and_the_lines_fit_80_columns(tiny_gpt2: Path) -> None:
     blocks = [
         {"begin": n * 64, "end": n * 64 + 64, **dict.fromkeys(names, 3.0 + n)} for n in range(3)
     ]
-    chart = line_chart(blocks)
+    chart = line_chart(blocks, width=80)
     assert "5.000 ┤" in chart[0]
     assert chart[0].endswith("•")
     assert "3.000 ┤•" in chart[11]

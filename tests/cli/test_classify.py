@@ -96,7 +96,7 @@ def test_one_text(tiny_gpt2: Path, tmp_path: Path) -> None:
     assert run(tiny_gpt2, *args, "-q", "The fox").stdout == found["prediction"] + "\n"
     assert run(tiny_gpt2, *args, "-q", input="The fox\n").stdout == found["prediction"] + "\n"
     table = run(tiny_gpt2, *args, "The fox").stdout
-    assert table.index(found["prediction"]) == min(map(table.index, (" a ", " b ", " c "))) + 1
+    assert table.index(found["prediction"]) == min(map(table.index, ("\na ", "\nb ", "\nc "))) + 1
     file = tmp_path / "template.txt"
     file.write_text("{input}:\n")
     again = run(tiny_gpt2, "--labels", "a,b,c", "--template", str(file), "--json", "The fox")

@@ -403,4 +403,4 @@ def test_a_terminal_gets_tints_and_nothing_raw(small_folder: Path, color: str) -
     assert "\u202e".encode() not in shown
     assert b"\\x1b" in shown
     assert b"tokens, " in shown
-    assert (b"48;5;" in shown) == (color == "always")
+    assert (b"\x1b[30;106m" in shown) == (color == "always"), "16 colours: no TERM"

@@ -91,7 +91,7 @@ def test_the_last_tokens_of_a_wide_map_are_drawn(tiny_gpt2: Path) -> None:
 
 
 def test_colour_is_only_added(tiny_gpt2: Path) -> None:
-    args = [TEXT, "--attention", "--layer", "1", "--head", "2"]
+    args = [TEXT, "--attribute"]
     plain = run(tiny_gpt2, *args).stdout
     coloured = run(tiny_gpt2, *args, "--color", "always").stdout
     assert "\x1b" not in plain

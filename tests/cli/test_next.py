@@ -94,8 +94,8 @@ def test_penalties_are_a_step_of_their_own(tiny_gpt2: Path) -> None:
 def test_the_table(tiny_gpt2: Path) -> None:
     shown = run(tiny_gpt2, "-n", "3", "--top-k", "2", PROMPT)
     lines = shown.splitlines()
-    assert lines[1].split() == ["token", "id", "probability", "logprob", "sampled"]
-    rows = lines[3:6]
+    assert lines[0].split() == ["token", "id", "probability", "logprob", "sampled"]
+    rows = lines[1:4]
     candidates = record(tiny_gpt2, "-n", "3", "--top-k", "2", PROMPT)["candidates"]
     for row, candidate in zip(rows, candidates, strict=True):
         assert f" {candidate['id']} " in row

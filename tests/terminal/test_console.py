@@ -18,7 +18,8 @@ from llmcli.io.json_line import to_json
 from llmcli.tasks.next import Candidate, FilterEffect, NextToken
 from llmcli.terminal.console import Console, restore_terminal, wants_color
 from llmcli.terminal.generate import write_stream
-from llmcli.terminal.next import bar, next_table, percent, quoted
+from llmcli.terminal.next import next_table, percent, quoted
+from llmcli.terminal.table import Bar
 
 HOSTILE = "\x1b[2J\x1b]52;c;aGk=\x07\x9b31m\u202e[/foo][bold]"
 SHOWN = "\\x1b[2J\\x1b]52;c;aGk=\\x07\\x9b31m\\u202e[/foo][bold]"
@@ -95,7 +96,8 @@ def test_small_shares_keep_their_digits() -> None:
     assert percent(0.25) == "25.00%"
     assert percent(0.0000123) == "1.2e-05"
     assert percent(0) == "0.00%"
-    assert (bar(0), bar(1), bar(0.5), bar(1 / 160)) == ("", "█" * 20, "█" * 10, "▏")
+    drawn = [Bar(share).drawn(20) for share in (0, 1, 0.5, 1 / 160)]
+    assert drawn == ["", "█" * 20, "█" * 10, "▏"]
     assert quoted("é".encode()) == "'é'"
 
 
@@ -226,11 +228,14 @@ def test_the_stream_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert out.value() == "\x1b[2mSay\\x07:\x1b[0mone\\x1b[2J\n\x1b[2mSay\\x07:\x1b[0mtwo\n"
 
 
-def test_tokens_are_tinted_by_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_tinted_by_surprisal_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     out, _ = redirect(monkeypatch, terminal=True)
     stream = [
         TokenEvent(index=0, text="likely", token_id=1, logprob=-0.1),
-        TokenEvent(index=0, text="odd", token_id=2, logprob=-9.0, finish_reason="length"),
+        TokenEvent(index=0, text="odd\n line", token_id=2, logprob=-9.0, finish_reason="length"),
     ]
     list(write_stream(Console(), stream, prompt=None, end="\n"))
-    assert out.value() == "\x1b[38;5;71mlikely\x1b[0m\x1b[38;5;167modd\x1b[0m\n"
+    assert (
+        out.value()
+        == "likely\x1b[38;5;16;48;5;203modd\x1b[0m\n\x1b[38;5;16;48;5;203m line\x1b[0m\n"
+    )
