@@ -150,8 +150,8 @@ class BatchOptions:
 def batch_options(
     *,
     field: str = "prompt",
-    jsonl: str = "Each line of the input is a JSON object with a prompt in it.",
-    output: str = "Write to a file; rows are appended as they are made. With --jsonl.",
+    jsonl: str = "Read records with a prompt each: JSON Lines, CSV, TSV or Parquet.",
+    output: str = "With --jsonl: write the records to this file as they are finished.",
     output_metavar: str = "FILE",
     format_flags: Sequence[str] = ("--input-format", "--format"),
 ) -> Callable[[F], F]:
@@ -169,31 +169,41 @@ def batch_options(
         BatchOptions,
         click.option("--jsonl", is_flag=True, help=jsonl),
         click.option(
-            "--field", default=field, show_default=True, help="The text's name in a record."
+            "--field", default=field, show_default=True, help="Field that holds the text."
         ),
         click.option(
-            "--id-field", metavar="NAME", help="The field that names a record; none may lack it."
+            "--id-field",
+            metavar="NAME",
+            help="Field that holds a record's id; a record without it is an error.",
         ),
         click.option(
             *format_flags,
             "input_format",
             type=click.Choice(FORMATS),
-            help="Of the input, where its suffix does not tell; with --jsonl.",
+            help="With --jsonl: format of the input, if its file name does not say.",
         ),
         click.option("-o", "--output", type=click.Path(), metavar=output_metavar, help=output),
         click.option(
-            "--resume", is_flag=True, help="With --jsonl and -o: go on where a killed run stopped."
+            "--resume",
+            is_flag=True,
+            help="With --jsonl and -o: carry on where an interrupted run stopped.",
         ),
-        click.option("--overwrite", is_flag=True, help="With --jsonl and -o: begin anew."),
         click.option(
-            "--retry-errors", is_flag=True, help="With --jsonl and -o: make error records again."
+            "--overwrite",
+            is_flag=True,
+            help="With --jsonl and -o: replace the output and start again.",
+        ),
+        click.option(
+            "--retry-errors",
+            is_flag=True,
+            help="With --jsonl and -o: try the failed records again.",
         ),
         click.option(
             "--ray",
             is_flag=False,
             flag_value="",
             metavar="[ADDRESS]",
-            help="Run over a Ray cluster; -o names a folder for parts.",
+            help="Run on a Ray cluster; -o is then a folder for the parts.",
         ),
         click.option(
             "--partition-rows",
@@ -201,13 +211,14 @@ def batch_options(
             default=1000,
             show_default=True,
             metavar="N",
-            help="Records of a part, with --ray.",
+            help="With --ray: records in each part.",
         ),
         click.option(
             "--actors",
             type=click.IntRange(min=1),
             metavar="N",
-            help="Processes at once, with --ray.  [default: as processors and memory allow]",
+            help="With --ray: number of worker processes.  [default: as many as CPUs and memory "
+            "allow]",
         ),
     )
 

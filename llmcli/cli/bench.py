@@ -28,14 +28,14 @@ from llmcli.terminal.console import Console
     "names",
     multiple=True,
     type=ModelName(),
-    help="Hub id, folder or bundled name; repeatable.  [default: gpt2]",
+    help="Model to measure; repeatable.  [default: gpt2]",
 )
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     type=click.Choice(get_args(Precision)),
-    help="Of the weights; repeatable.  [default: all four]",
+    help="Precision to measure; repeatable.  [default: all four]",
 )
 @click.option(
     "-r",
@@ -43,7 +43,7 @@ from llmcli.terminal.console import Console
     type=click.IntRange(1, 1000),
     default=3,
     show_default=True,
-    help="Runs that count.",
+    help="Number of runs to measure.",
 )
 @click.option(
     "-n",
@@ -51,9 +51,9 @@ from llmcli.terminal.console import Console
     type=click.IntRange(1, 100_000),
     default=128,
     show_default=True,
-    help="Tokens to decode, at batch 1 and 8.",
+    help="Tokens to decode, at batch sizes 1 and 8.",
 )
-@click.option("--csv", "as_csv", is_flag=True, help="Comma-separated values.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @offline_option
 @device_option
 @threads_option
@@ -71,9 +71,8 @@ def bench(
 ) -> None:
     """Measure prefill, decoding, load time and memory.
 
-    Each model and precision runs in a process of its own. The share of bandwidth is that of the
-    speed at which memory could be read if every token read all weights once and did nothing
-    else.
+    Each model and precision runs in a process of its own. The bandwidth column compares the
+    speed with a token that does nothing but read all weights from memory once.
 
     \b
     Examples:

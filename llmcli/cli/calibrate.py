@@ -44,82 +44,94 @@ _TOLD = 3
 @command()
 @click.argument("text", required=False)
 @click.option(
-    "--bins", type=int, default=15, show_default=True, help="Bins of confidence, of equal width."
+    "--bins",
+    type=int,
+    default=15,
+    show_default=True,
+    help="Number of confidence bins, of equal width.",
 )
 @click.option(
     "--holdout",
     type=float,
     default=0.5,
     show_default=True,
-    help="Share of the text or of the inputs that nothing is fitted on.",
+    help="Fraction of the text, or of the inputs, to hold out from the fit.",
 )
-@click.option("--context", type=click.IntRange(min=1), help="Tokens in a window.")
-@click.option("--stride", type=int, help="Tokens from one window to the next.")
+@click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    help="Tokens in a window.  [default: the model's context]",
+)
+@click.option(
+    "--stride", type=int, help="Tokens by which windows advance.  [default: half the context]"
+)
 @click.option(
     "--bos/--no-bos",
     default=None,
-    help="Begin-of-text before the first token, which otherwise is not scored.",
+    help="Put the begin-of-text token first; without it, the first token is not scored.",
 )
 @click.option(
-    "--save", metavar="FILE", shell_complete=files, help="Keep what was fitted, for --calibration."
+    "--save",
+    metavar="FILE",
+    shell_complete=files,
+    help="Save what was fitted, to use with --calibration.",
 )
 @click.option(
     "--html",
     metavar="FILE",
     shell_complete=files,
-    help="Write a page to look at, complete in itself.",
+    help="Write a self-contained web page.",
 )
 @click.option(
-    "--png", metavar="FILE", shell_complete=files, help="Write a picture; needs matplotlib."
+    "--png", metavar="FILE", shell_complete=files, help="Write a picture (PNG); needs matplotlib."
 )
 @click.option(
     "--labels",
     metavar="FILE",
     shell_complete=files,
-    help="Records with a text and its label: for 'classify'.",
+    help="Calibrate 'classify' on the labelled records in this file.",
 )
-@click.option("--generations", is_flag=True, help="Of what the model writes itself, by depth.")
+@click.option("--generations", is_flag=True, help="Measure what the model itself writes.")
 @click.option(
     "--samples",
     type=click.IntRange(2, 100_000),
     default=64,
     show_default=True,
-    help="With --generations: how many continuations.",
+    help="With --generations: number of continuations.",
 )
 @click.option(
     "--length",
     type=click.IntRange(min=1),
     default=256,
     show_default=True,
-    help="With --generations: tokens of each.",
+    help="With --generations: tokens per continuation.",
 )
 @click.option(
     "--prompt-tokens",
     type=click.IntRange(min=0),
     default=32,
     show_default=True,
-    help="With --generations: how a text is cut into prompts; 0 is begin-of-text alone.",
+    help="With --generations: tokens per prompt; 0 starts from the begin-of-text token alone.",
 )
-@click.option(
-    "--jsonl", is_flag=True, help="With --generations: the input has a prompt in each record."
-)
+@click.option("--jsonl", is_flag=True, help="With --generations: read records with a prompt each.")
 @click.option(
     "--continuation-field",
     default="continuation",
     show_default=True,
-    help="With --jsonl: what people wrote after the prompt.",
+    help="With --jsonl: field that holds what a person wrote after the prompt.",
 )
 @click.option(
     "--match",
     type=click.Choice(["entropy"]),
-    help="With --generations: find the setting at which entropy and the text's log loss agree.",
+    help="With --generations: find the setting at which the entropy equals the log loss on "
+    "the text.",
 )
 @click.option(
     "--match-with",
     type=click.Choice(["temperature", "min-p"]),
     default="temperature",
     show_default=True,
-    help="Which setting.",
+    help="With --match: the setting to adjust.",
 )
 @shape_options
 @seed_option
@@ -128,18 +140,18 @@ _TOLD = 3
     type=click.Choice(get_args(Correction)),
     default="none",
     show_default=True,
-    help="With --labels: what is taken out before the fit.",
+    help="With --labels: correction to apply before the fit.",
 )
 @click.option(
     "--alpha",
     type=float,
     default=0.1,
     show_default=True,
-    help="With --labels: the share of sets that may miss the truth.",
+    help="With --labels: fraction of label sets that may miss the right label.",
 )
 @click.option(
     "--field",
-    help="The text's name in a record.  [default: input; with --generations: prompt]",
+    help="Field that holds the text.  [default: input; with --generations: prompt]",
 )
 @label_options(bos=False)
 @input_options
@@ -155,13 +167,17 @@ def calibrate(
     save: str | None,
     **own: Any,
 ) -> None:
-    """Measure whether a model's probabilities are right: of what it is 70 % sure, does 70 % come?
+    """Check a model's probabilities: when 70 % sure, is it right 70 % of the time?
 
-    The text is TEXT, or the files given with -i, or stdin; any size will do. Every figure comes
-    with what it would be by chance or an interval. -q prints the expected calibration error.
-    With --labels it is the probabilities of labels, as 'classify' has them. With --generations it
-    is what the model writes: does its entropy stay that of the text, or drift off? A text is cut
-    into prompts and what follows them. docs/calibration.md has the formulas.
+    Give the text as TEXT, in files (-i) or on stdin; it may be of any size. Every figure comes
+    with an interval, or with what it would be by chance. -q prints the expected calibration error.
+
+    With --labels it measures the probabilities of labels, as 'classify' gives them.
+
+    With --generations it measures what the model writes: does its entropy stay that of the text,
+    or drift away? For that, the text is cut into prompts and their continuations.
+
+    docs/calibration.md has the formulas.
 
     \b
     Examples:

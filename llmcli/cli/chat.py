@@ -34,26 +34,39 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("message", nargs=-1)
-@click.option("--system", metavar="TEXT", help="What the model is told first.")
+@click.option("--system", metavar="TEXT", help="System message.")
 @click.option(
     "--template",
     metavar="FILE|NAME",
     shell_complete=files,
-    help="How messages are written for the model: a Jinja file, or a bundled layout (chatml, "
-    "llama-2, llama-3, zephyr, eos-joined, plain, story).  [default: the model's own]",
+    help="How to format messages for the model: a Jinja file, or a built-in layout "
+    "(chatml, llama-2, llama-3, zephyr, eos-joined, plain, story).  [default: the "
+    "model's own]",
 )
-@click.option("--load", "load_file", type=click.Path(), metavar="FILE", help="Go on with a file.")
-@click.option("--save", "save_file", type=click.Path(), metavar="FILE", help="Save every turn.")
-@click.option("--continue", "go_on", is_flag=True, help="Go on with the last conversation.")
+@click.option(
+    "--load",
+    "load_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Continue the conversation in this file.",
+)
+@click.option(
+    "--save",
+    "save_file",
+    type=click.Path(),
+    metavar="FILE",
+    help="Save the conversation to this file after every turn.",
+)
+@click.option("--continue", "go_on", is_flag=True, help="Continue the last conversation.")
 @click.option(
     "--special",
     type=click.Choice(["text", "allow", "forbid"]),
     default="text",
     show_default=True,
-    help="What control tokens spelt out in a message are.",
+    help="Treat control tokens spelt out in a message as text, as tokens (allow), or as an error.",
 )
 @click.option(
-    "--markdown/--no-markdown", default=True, show_default=True, help="Draw answers as Markdown."
+    "--markdown/--no-markdown", default=True, show_default=True, help="Render answers as Markdown."
 )
 @sampling_options
 @grammar_options
@@ -71,10 +84,10 @@ def chat(
     console: Console,
     **own: Any,
 ) -> None:
-    """Talk with a model, or ask it one thing.
+    """Chat with a model, or ask it one thing.
 
-    With a message, or with text on stdin, the answer is printed and that is all. At a terminal
-    without one, a conversation begins: /help lists what can be done in it.
+    With a message, or with text on stdin, you get one answer. Without, on a terminal, a
+    conversation begins; type /help in it to see what you can do.
 
     \b
     Examples:

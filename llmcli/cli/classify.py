@@ -50,34 +50,36 @@ _SAID_BY_A_FILE = {
 
 @command()
 @click.argument("text", required=False)
-@click.option("--labels", type=Labels(), help="Two labels or more, with commas between them.")
+@click.option("--labels", type=Labels(), help="Two or more labels, separated by commas.")
 @click.option(
     "--correct",
     type=click.Choice(get_args(Correction)),
     default="none",
     show_default=True,
-    help="What to take out of the labels' probabilities as bias.",
+    help="How to correct the labels' probabilities for bias.",
 )
 @click.option(
     "--prior-from",
     metavar="FILE",
     shell_complete=files,
-    help="Records that batch and domain look at, rather than the input itself.",
+    help="Records from which batch and domain estimate the bias.  [default: the input itself]",
 )
 @click.option(
     "--calibration",
     metavar="FILE",
     shell_complete=files,
-    help="Labels, prompt, correction and fit of a file of 'calibrate --labels --save'.",
+    help="Use the labels, prompt, correction and fit in a file written by 'calibrate "
+    "--labels --save'.",
 )
 @click.option(
     "--alpha",
     type=float,
-    help="With --calibration: sets of labels, of which this share may miss the right one.",
+    help="With --calibration: print sets of labels, of which this fraction may miss the "
+    "right label.",
 )
 @label_options()
 @batch_options(
-    field="input", jsonl="Each line of the input is a JSON object with a text in it; a label each."
+    field="input", jsonl="Read records with a text each: JSON Lines, CSV, TSV or Parquet."
 )
 @input_options
 @model_options
@@ -95,10 +97,10 @@ def classify(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """Say which of some labels fits a text, by how likely each is after it.
+    """Choose the label that fits a text, by how likely each label is after it.
 
-    The text is TEXT, a file, or stdin; with --jsonl every line of the input has one. -q prints the
-    label alone. docs/calibration.md says what the corrections do, and how to find out which helps.
+    Give the text as TEXT, in a file or on stdin; with --jsonl every record has one. -q prints
+    the label alone. docs/calibration.md explains the corrections, and how to choose one.
 
     \b
     Examples:

@@ -47,7 +47,7 @@ def _keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 @config.command()
 @output_options
 def path(console: Console) -> None:
-    """Print where the config file is, whether or not it exists.
+    """Print the path of the config file, whether or not it exists.
 
     \b
     Examples:
@@ -62,9 +62,9 @@ def path(console: Console) -> None:
 @output_options
 @click.pass_context
 def show(ctx: click.Context, command: str | None, console: Console) -> None:
-    """Show each value in force, and where it comes from.
+    """Show the settings in force, and where each comes from.
 
-    Without COMMAND: the options that all commands share, and what else is set somewhere.
+    Without COMMAND, show the options that all commands share, and any others that are set.
 
     \b
     Examples:
@@ -92,7 +92,7 @@ def show(ctx: click.Context, command: str | None, console: Console) -> None:
 @output_options
 @click.pass_context
 def set_value(ctx: click.Context, key: str, value: str, console: Console) -> None:
-    """Write a setting into the config file: KEY is an option, COMMAND.OPTION or aliases.NAME.
+    """Write a setting to the config file; KEY is OPTION, COMMAND.OPTION or aliases.NAME.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def set_value(ctx: click.Context, key: str, value: str, console: Console) -> Non
 @output_options
 @click.pass_context
 def unset(ctx: click.Context, key: str, console: Console) -> None:
-    """Take a setting out of the config file.
+    """Remove a setting from the config file.
 
     \b
     Examples:

@@ -28,28 +28,28 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(),
     metavar="FILE",
-    help="Read ids from a file ('-' is stdin); repeatable.",
+    help="Read ids from this file; '-' is stdin; repeatable.",
 )
 @click.option(
     "--format",
     type=click.Choice(get_args(InputFormat)),
     default="auto",
     show_default=True,
-    help="What the input is. auto: by the name's end, else by its first bytes.",
+    help="Format of the input; auto goes by the file name, then by the first bytes.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["uint16", "uint32"]),
     default="uint16",
     show_default=True,
-    help="The numbers of a .bin file.",
+    help="Type of the numbers in a .bin file.",
 )
 @click.option(
     "--errors",
     type=click.Choice(get_args(ByteErrors)),
     default="keep",
     show_default=True,
-    help="Bytes that are not UTF-8: as they are, U+FFFD, or an error.",
+    help="What to do with invalid UTF-8: print it as it is, print U+FFFD, or fail.",
 )
 @click.option("--skip-special", is_flag=True, help="Leave out control tokens.")
 @resolve_options
@@ -66,10 +66,10 @@ def decode(
 ) -> None:
     """Turn token ids into the bytes they stand for.
 
-    Ids stand among the arguments, in files given with -i, or on stdin: numbers separated by
-    spaces, commas or newlines; JSON (a list, or an object with "ids"); .npy; raw .bin. The
-    output is bytes: encode | decode gives back what went in. With --json each record becomes
-    a line; without, their bytes follow one another.
+    Give the ids as arguments, in files (-i) or on stdin: numbers separated by spaces, commas or
+    newlines; JSON (a list, or an object with "ids"); .npy; or raw .bin. The output is bytes, so
+    encode | decode gives back what went in. With --json each record becomes a line; without it,
+    their bytes follow one another.
 
     \b
     Examples:

@@ -120,60 +120,67 @@ class EncodeSettings:
 
 @command()
 @click.argument("text", required=False)
-@click.option("--count", is_flag=True, help="Only how many tokens; a line a file, and a total.")
-@click.option("--tokens", is_flag=True, help="The tokens, escaped, one a line (-v: with ids).")
+@click.option(
+    "--count",
+    is_flag=True,
+    help="Print the number of tokens: a line for each file, then the total.",
+)
+@click.option("--tokens", is_flag=True, help="Print one token per line, escaped (-v adds ids).")
 @click.option(
     "--format",
     type=click.Choice(["npy", "bin"]),
-    help="Ids as uint16 (uint32 for large vocabularies), to be mapped into memory.",
+    help="Write ids as uint16 (uint32 for large vocabularies), ready for memory mapping.",
 )
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Print the text cut to N tokens, never inside a character.",
+    help="Print the text, cut to N tokens but never inside a character.",
 )
 @click.option(
     "--truncate",
     type=click.Choice(["head", "tail", "middle"]),
     default="tail",
     show_default=True,
-    help="Which part --max-tokens cuts off.",
+    help="Part that --max-tokens drops.",
 )
 @click.option(
-    "--split", type=click.IntRange(min=1), metavar="N", help="Chunks of at most N tokens, as JSON."
+    "--split",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Split the text into chunks of at most N tokens, as JSON.",
 )
 @click.option(
     "--overlap",
     type=click.IntRange(min=0),
     default=0,
     metavar="M",
-    help="Tokens that a chunk repeats of the one before.",
+    help="With --split: tokens that each chunk repeats from the one before.",
 )
 @click.option(
     "--boundary",
     type=click.Choice(["paragraph", "sentence", "word", "token"]),
     default="paragraph",
     show_default=True,
-    help="The coarsest place at which --split looks for an end.",
+    help="Where --split prefers to end a chunk.",
 )
 @click.option(
     "--fits",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Print nothing; exit 0 if the text has at most N tokens, else 3.",
+    help="Print nothing; exit with 0 if every text has at most N tokens, else with 3.",
 )
 @click.option(
     "--compare",
     multiple=True,
     metavar="MODEL",
     shell_complete=model_names,
-    help="Count by this tokenizer too; repeatable.",
+    help="Compare with this model's tokenizer; repeatable.",
 )
-@click.option("--lines", is_flag=True, help="Each line is a text of its own.")
-@click.option("--null", is_flag=True, help="Texts are separated by NUL bytes.")
+@click.option("--lines", is_flag=True, help="Treat each line as a text of its own.")
+@click.option("--null", is_flag=True, help="Split the input into texts at NUL bytes.")
 @batch_options(
-    jsonl="Each line of the input is a JSON object with a text in it.",
+    jsonl="Read records with a text each: JSON Lines, CSV, TSV or Parquet.",
     output="Where --format writes; with --split a name such as 'chunk-{index:04}.txt'; "
     "with --jsonl rows are appended as they are made.",
     format_flags=("--input-format",),
@@ -183,15 +190,15 @@ class EncodeSettings:
     type=click.Choice(["text", "allow", "forbid"]),
     default="text",
     show_default=True,
-    help="What '<|endoftext|>' and its like are in the text.",
+    help="Treat control tokens such as '<|endoftext|>' as text, as tokens (allow), or as an error.",
 )
 @click.option(
     "--add-bos/--no-add-bos",
     default=None,
-    help="Put the begin-of-text token first. Default: as the model's tokenizer does.",
+    help="Put the begin-of-text token first.  [default: as the tokenizer does]",
 )
 @click.option("--add-eos", is_flag=True, help="Put the end-of-text token last.")
-@click.option("--threads", type=click.IntRange(1, 4096), help="Processor threads. Default: all.")
+@click.option("--threads", type=click.IntRange(1, 4096), help="CPU threads.  [default: all]")
 @input_options
 @resolve_options
 @output_options
@@ -203,10 +210,10 @@ def encode(
     console: Console,
     **settings: Any,
 ) -> None:
-    """Turn text into a model's token ids, byte for byte; or count, cut and split it.
+    """Turn text into a model's token ids; or count, cut and split it by tokens.
 
-    The text is TEXT, or each file given with -i, or stdin. Any size will do: large input is
-    encoded in parts on all cores, with the ids of the whole.
+    Give the text as TEXT, in files (-i) or on stdin, of any size. Large input is encoded in parts
+    on all cores, and the ids are the same as those of the whole.
 
     \b
     Examples:

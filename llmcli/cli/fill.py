@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="How many words to list for each gap.",
+    help="Number of words to list for each gap.",
 )
-@click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@click.option("--keep-newline", is_flag=True, help="Keep the newline at the end of stdin.")
 @batch_options()
 @input_options
 @model_options
@@ -49,10 +49,10 @@ def fill(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """List the likeliest words for each [MASK] of a text, by a masked model such as BERT.
+    """List the likeliest words for each [MASK] in a text, with a masked model such as BERT.
 
-    A gap is [MASK], or the model's own token for it. Each of several gaps is filled by itself,
-    with the others left open.
+    Write [MASK] for a gap, or the model's own mask token. If there are several gaps, each is
+    filled by itself, with the others left open.
 
     \b
     Examples:

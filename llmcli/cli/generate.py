@@ -104,28 +104,28 @@ class GenerateOptions:
     "--stop",
     multiple=True,
     metavar="TEXT",
-    help=r"End before this text (\n is a newline); repeatable.",
+    help="Stop before this text (\\n is a newline); repeatable.",
 )
-@click.option("--keep-stop", is_flag=True, help="Print the stop text that was found.")
-@click.option("--ignore-eos", is_flag=True, help="Never draw the end-of-text token.")
-@click.option("--num-return-sequences", type=Ranged(int), help="How many continuations.")
-@click.option("--num-beams", type=Ranged(int), help="Beam search over this many beams.")
+@click.option("--keep-stop", is_flag=True, help="Print the stop text, too.")
+@click.option("--ignore-eos", is_flag=True, help="Never choose the end-of-text token.")
+@click.option("--num-return-sequences", type=Ranged(int), help="Continuations.  [default: 1]")
+@click.option("--num-beams", type=Ranged(int), help="Number of beams for beam search.")
 @click.option(
     "--length-penalty",
     type=Ranged(float),
-    help="Of beams: scores are divided by their length to this power.  [default: 1]",
+    help="With beams: divide scores by the length to this power.  [default: 1]",
 )
 @click.option(
     "--early-stopping",
     type=click.Choice(["true", "false", "never"]),
-    help="Of beams: end with the first finished ones, by a guess, or when none can be better.",
+    help="With beams, stop once enough are done, by a heuristic, or when none can be better.",
 )
 @seed_option
 @click.option(
     "--logprobs",
     type=Ranged(int),
     metavar="K",
-    help="Log-probabilities and the K most likely tokens in JSON; tints on a terminal.",
+    help="Show log-probabilities: in JSON with the K likeliest tokens, on a terminal as tints.",
 )
 @click.option(
     "--draft",
@@ -133,14 +133,14 @@ class GenerateOptions:
     shell_complete=model_names,
     help="Let something faster guess ahead; the text stays the same.",
 )
-@click.option("--heal", is_flag=True, help="Let the model re-divide the prompt's last token.")
-@click.option("--source-lang", metavar="LANG", help="Of translation models: the prompt's language.")
-@click.option("--target-lang", metavar="LANG", help="Of translation models: the answer's language.")
+@click.option("--heal", is_flag=True, help="Let the model re-tokenize the end of the prompt.")
+@click.option("--source-lang", metavar="LANG", help="For translation: language of the prompt.")
+@click.option("--target-lang", metavar="LANG", help="For translation: language of the answer.")
 @click.option(
     "--prefix",
     default="",
     metavar="TEXT",
-    help="Of an encoder with a decoder: how the answer begins.",
+    help="For encoder-decoder models: how the answer begins.",
 )
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option(
@@ -148,7 +148,7 @@ class GenerateOptions:
     type=click.Choice(["text", "allow", "forbid"]),
     default="text",
     show_default=True,
-    help="What '<|endoftext|>' and its like are in the prompt.",
+    help="Treat control tokens such as '<|endoftext|>' as text, as tokens (allow), or as an error.",
 )
 @click.option("--echo/--no-echo", default=None, help="Print the prompt too.  [default: terminal]")
 @click.option("-0", "--null", is_flag=True, help="End each continuation with NUL, not newline.")
@@ -163,13 +163,13 @@ class GenerateOptions:
     "--context",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Tokens that the model looks at.  [default: all that it can]",
+    help="Limit the context to N tokens.  [default: the model's]",
 )
-@click.option("--stats", is_flag=True, help="Tokens, speed and memory on stderr.")
-@click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@click.option("--stats", is_flag=True, help="Print token counts, speed and memory to stderr.")
+@click.option("--keep-newline", is_flag=True, help="Keep the newline at the end of stdin.")
 @calibration_option
 @server_options
-@batch_options(output="Write to a file; a batch is appended to it as it is made.")
+@batch_options(output="Write to this file; with --jsonl, records are added as they are finished.")
 @input_options
 @model_options
 @output_options
@@ -187,10 +187,10 @@ def generate(
 ) -> None:
     """Continue a prompt.
 
-    A model of an encoder and a decoder (T5, BART, Marian, NLLB) reads the prompt and answers it.
+    Several parts are joined with newlines, and '-' puts stdin's text at its place. Without a
+    prompt, stdin is the prompt. With --jsonl every record of the input has one, and gets a record.
 
-    Several parts are joined with newlines; '-' is stdin's text at that place. Without a prompt,
-    stdin is the prompt. With --jsonl every line of the input has one, and gets a JSON line.
+    Encoder-decoder models (T5, BART, Marian, NLLB) answer the prompt instead.
 
     \b
     Examples:

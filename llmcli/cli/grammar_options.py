@@ -93,17 +93,20 @@ grammar_options = bundle(
         "--json-schema",
         metavar="FILE|JSON",
         shell_complete=files,
-        help="Make JSON that this schema allows, without spaces.",
+        help="Hold the output to a JSON schema (compact JSON).",
     ),
-    click.option("--regex", metavar="REGEX", help="Make text that an expression matches whole."),
+    click.option("--regex", metavar="REGEX", help="Hold the output to a regular expression."),
     click.option(
         "--grammar",
         type=click.Path(),
         metavar="FILE",
-        help="Make text that a Lark grammar's start rule allows.",
+        help="Hold the output to a Lark grammar.",
     ),
     click.option(
-        "--choice", multiple=True, metavar="TEXT", help="Make one of several texts; repeatable."
+        "--choice",
+        multiple=True,
+        metavar="TEXT",
+        help="Hold the output to one of these texts; repeatable.",
     ),
 )
 """Adds --json-schema, --regex, --grammar and --choice; the callback takes ``grammar``."""

@@ -31,13 +31,16 @@ _SUBJECTS: Mapping[str, str] = {
     "calibration",
     "Structured output": "json_schema regex grammar choice",
     "Input": "jsonl field id_field choices_field format input_format errors null lines "
-    "keep_newline overflow context bos special heal prompt messages template param shots suffix",
+    "keep_newline overflow context bos special heal prompt messages template param shots suffix "
+    "source_lang target_lang prefix",
     "Output": "logprobs echo no_echo stats resume overwrite retry_errors html png csv color quiet "
     "verbose",
     "Model": "revision offline refresh timeout allow_pickle trust_remote_code adapter device "
-    "precision threads server",
+    "precision threads server api_key_file",
     "Advanced": "draft batch_size ray partition_rows actors debug help",
 }
+# Elsewhere these are another thing, and stand among a command's own options.
+_ONLY_BESIDE = {"early_stopping": "num_beams", "api_key_file": "server", "context": "bos"}
 _SECTION = {name: title for title, names in _SUBJECTS.items() for name in names.split()}
 _OWN = "Options"
 _ORDER = ("Common options", _OWN, *_SUBJECTS)
@@ -74,11 +77,12 @@ class Command(click.Command):
 def sections(params: Sequence[click.Parameter]) -> Iterator[tuple[str, list[click.Option]]]:
     """Yield the titles of a command's sections and what is in them, those that are empty aside."""
     found: dict[str, list[click.Option]] = {title: [] for title in _ORDER}
-    for param in params:
-        if isinstance(param, click.Option) and not param.hidden:
-            name = flag_name(param)
-            title = _ORDER[0] if name in EVERYDAY else _SECTION.get(name, _OWN)
-            found[title].append(param)
+    options = [param for param in params if isinstance(param, click.Option) and not param.hidden]
+    names = {flag_name(option) for option in options}
+    for option in options:
+        name = flag_name(option)
+        title = _ORDER[0] if name in EVERYDAY else _SECTION.get(name, _OWN)
+        found[title if _ONLY_BESIDE.get(name, name) in names else _OWN].append(option)
     found[_ORDER[0]].sort(key=lambda param: EVERYDAY.index(flag_name(param)))
     yield from ((title, options) for title, options in found.items() if options)
 

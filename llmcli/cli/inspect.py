@@ -109,39 +109,53 @@ class InspectOptions:
 inspect_options = bundle(
     "options",
     InspectOptions,
-    click.option("--attention", is_flag=True, help="Whom the heads attend to."),
-    click.option("--layer", type=click.IntRange(min=0), help="The heads of one layer, from 0."),
-    click.option("--head", type=click.IntRange(min=0), help="A map of one head of it, from 0."),
+    click.option("--attention", is_flag=True, help="Show what the attention heads attend to."),
+    click.option(
+        "--layer",
+        type=click.IntRange(min=0),
+        help="With --attention: the heads of this layer, counted from 0.",
+    ),
+    click.option(
+        "--head",
+        type=click.IntRange(min=0),
+        help="With --layer: a map of this head, counted from 0.",
+    ),
     click.option(
         "--window",
         type=Pair("A:B", ":"),
         metavar="A:B",
-        help="Tokens A to B - 1 in maps of a long text.  [default: the last ones]",
+        help="Show tokens A to B - 1 in the maps of a long text.  [default: the last ones]",
     ),
-    click.option("--lens", is_flag=True, help="What each layer would say next (logit lens)."),
+    click.option(
+        "--lens", is_flag=True, help="Show what each layer would predict (the logit lens)."
+    ),
     click.option(
         "--attribute",
         is_flag=False,
         flag_value="",
         metavar="[TOKEN]",
-        help="Each token's influence on this next one.  [default: the likeliest]",
+        help="Show each token's influence on this next token.  [default: the likeliest]",
     ),
-    click.option("--contrast", metavar="TOKEN", help="Rather than this one."),
+    click.option(
+        "--contrast", metavar="TOKEN", help="With --attribute: why that token rather than this one."
+    ),
     click.option(
         "--steps",
         type=click.IntRange(1, 4096),
         default=64,
         show_default=True,
-        help="Of integrated gradients.",
+        help="Number of steps of integrated gradients.",
     ),
     click.option(
         "--head-off",
         type=Pair("LAYER.HEAD", "."),
         multiple=True,
         metavar="L.H",
-        help="The next token without this head; repeatable.",
+        help="Switch off head H of layer L; repeatable.",
     ),
-    click.option("--neighbours", metavar="TOKEN", help="The tokens with the nearest embeddings."),
+    click.option(
+        "--neighbours", metavar="TOKEN", help="List the tokens with the nearest embeddings."
+    ),
     click.option(
         "--position",
         type=click.IntRange(min=0),
@@ -153,14 +167,14 @@ inspect_options = bundle(
         type=click.IntRange(1, 1000),
         default=10,
         show_default=True,
-        help="How many tokens to list.",
+        help="Number of tokens to list.",
     ),
     click.option("--bos", is_flag=True, help="Put the begin-of-text token first."),
     click.option(
         "--html",
         metavar="FILE",
         shell_complete=files,
-        help="Write a page to look at, complete in itself.",
+        help="Write a self-contained web page.",
     ),
 )
 
@@ -180,8 +194,8 @@ def inspect(
 ) -> None:
     """Show what a model does with a text: attention, layers, influences.
 
-    Without a view, an overview. Views may be combined; --html puts all of them on a page unless
-    some are named. Put the text before --attribute, which takes what follows it for its token.
+    Without a view you get an overview. You can combine views; --html puts all of them on a page,
+    or the ones you name. Put the text before --attribute, which would take it for its token.
 
     \b
     Examples:

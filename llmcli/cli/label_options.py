@@ -109,26 +109,27 @@ _ASKED = (
         "--template",
         metavar="FILE|TEXT",
         shell_complete=files,
-        help="The prompt: {input} is the text, {name} a field of its record.  "
+        help="Template of the prompt: {input} is the text, {name} a field of its record.  "
         "[default: '{input}\\nLabel:']",
     ),
     click.option(
         "--shots",
         metavar="FILE",
         shell_complete=files,
-        help="Worked examples before each prompt: records with a label.",
+        help="Put worked examples before each prompt: records with a label.",
     ),
     click.option(
-        "--label-field", default="label", show_default=True, help="The label's name in a record."
+        "--label-field", default="label", show_default=True, help="Field that holds the label."
     ),
     click.option(
         "--delimiter",
-        help="Between prompt and label.  [default: a space, unless either has white space there]",
+        help="Text between prompt and label.  [default: a space, unless either has white space "
+        "there]",
     ),
     click.option(
         "--domain-prompt",
         metavar="TEXT",
-        help="What pmi compares with.  [default: the template's end]",
+        help="Prompt that pmi compares with.  [default: the end of the template]",
     ),
     click.option(
         "--gamma",
@@ -136,7 +137,7 @@ _ASKED = (
         default=1.0,
         show_default=True,
         callback=_positive,
-        help="How much of the prior a correction takes out.",
+        help="How much of the bias to take out; 1 is all of it.",
     ),
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from llmcli.cli.help import HelpfulGroup, command
-from llmcli.cli.options import load_model, model_options, output_options, said
+from llmcli.cli.options import load_model, model_options, output_options, reworded, said
 from llmcli.errors import InvalidInput
 from llmcli.io.generation_log import GenerationLog, Logged
 from llmcli.io.sources import STDIN, read_text
@@ -24,12 +24,19 @@ def open_log() -> GenerationLog:
     return GenerationLog(Path(click.get_app_dir("llmcli")) / "log.db")
 
 
+_as_recorded = reworded(
+    model="Model to use: a Hub id, a folder, or the bundled fable.  [default: as recorded]",
+    precision="Precision of the weights.  [default: as recorded]",
+)
+
+
 @click.group(cls=HelpfulGroup)
 def log() -> None:
-    """Keep generations, search them, and make them again.
+    """Keep what you generate, search it, and generate it again.
 
-    Nothing is kept before 'llmcli log on'. Then every single prompt of 'llmcli generate' is, with
-    its settings, in an SQLite database that only you can read; batches have their own files.
+    Logging is off until you run 'llmcli log on'. From then on, each single prompt of 'llmcli
+    generate' is kept, with its text and settings, in an SQLite database that only you can read.
+    Batches are not logged; they have files of their own.
 
     \b
     Examples:
@@ -43,7 +50,7 @@ def log() -> None:
 @log.command()
 @output_options
 def on(console: Console) -> None:
-    """Begin to keep generations.
+    """Start logging.
 
     \b
     Examples:
@@ -56,7 +63,7 @@ def on(console: Console) -> None:
 @log.command()
 @output_options
 def off(console: Console) -> None:
-    """Cease to keep generations; what is there stays.
+    """Stop logging, and keep what has been logged.
 
     \b
     Examples:
@@ -69,7 +76,7 @@ def off(console: Console) -> None:
 @log.command()
 @output_options
 def path(console: Console) -> None:
-    """Print where the database is.
+    """Print the path of the database.
 
     \b
     Examples:
@@ -80,7 +87,12 @@ def path(console: Console) -> None:
 
 
 _count = click.option(
-    "-n", "--count", type=click.IntRange(1), default=20, show_default=True, help="How many."
+    "-n",
+    "--count",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Number of generations to list.",
 )
 
 
@@ -103,7 +115,7 @@ def list_latest(count: int, console: Console) -> None:
 @_count
 @output_options
 def search(query: str, count: int, console: Console) -> None:
-    """Search prompts and texts: words, "phrases", AND, OR, NOT, beginnings*.
+    """Search prompts and texts: words, "phrases", AND, OR, NOT, prefixes*.
 
     \b
     Examples:
@@ -117,7 +129,7 @@ def search(query: str, count: int, console: Console) -> None:
 @click.argument("number", type=int)
 @output_options
 def show(number: int, console: Console) -> None:
-    """Show one generation: its prompt, its text and how it was made.
+    """Show one generation: its prompt, its text and its settings.
 
     \b
     Examples:
@@ -139,7 +151,7 @@ def show(number: int, console: Console) -> None:
 @log.command()
 @output_options
 def export(console: Console) -> None:
-    """Print all generations as JSON lines, the oldest first.
+    """Print all generations as JSON lines, oldest first.
 
     \b
     Examples:
@@ -151,12 +163,13 @@ def export(console: Console) -> None:
 
 @log.command()
 @click.argument("number", type=int)
+@_as_recorded
 @model_options
 @output_options
 def replay(number: int, model: LoadOptions, console: Console) -> None:
-    """Generate again, and compare: exit status 3 at the first token that differs.
+    """Generate again and compare; exit with 3 at the first token that differs.
 
-    The model and its precision are those of the log, unless you name others.
+    Uses the model and precision in the log, unless you name others.
 
     \b
     Examples:
@@ -167,10 +180,11 @@ def replay(number: int, model: LoadOptions, console: Console) -> None:
 
 
 @command("replay")
+@_as_recorded
 @model_options
 @output_options
 def replay_record(model: LoadOptions, console: Console) -> None:
-    """Generate again what a record of the log on stdin tells of, and compare.
+    """Generate again from a log record on stdin, and compare.
 
     \b
     Examples:

@@ -43,29 +43,27 @@ _HOMES = {
 # What each command's help begins with, so that the list of them imports none.
 SUMMARIES = {
     "generate": "Continue a prompt.",
-    "chat": "Talk with a model, or ask it one thing.",
-    "next": "Show what the model expects next, and what the sampling filters leave of it.",
-    "fill": "List the likeliest words for each [MASK] of a text, by a masked model such as BERT.",
-    "encode": "Turn text into a model's token ids, byte for byte; or count, cut and split it.",
+    "chat": "Chat with a model, or ask it one thing.",
+    "next": "Show the likeliest next tokens, before and after the sampling filters.",
+    "fill": "List the likeliest words for each [MASK] in a text, with a masked model such as BERT.",
+    "encode": "Turn text into a model's token ids; or count, cut and split it by tokens.",
     "decode": "Turn token ids into the bytes they stand for.",
-    "score": "Measure how well a model predicts text: perplexity, bits per byte, where it was "
-    "surprised.",
+    "score": "Measure how well a model predicts text: perplexity, bits per byte, surprises.",
     "rank": "Rank continuations of a prompt by how likely a model finds them.",
-    "classify": "Say which of some labels fits a text, by how likely each is after it.",
-    "pairs": "Count in how many pairs of sentences a model finds the good one likelier.",
-    "calibrate": "Measure whether a model's probabilities are right: of what it is 70 % sure, does "
-    "70 % come?",
+    "classify": "Choose the label that fits a text, by how likely each label is after it.",
+    "pairs": "Count how often a model finds the good sentence of a pair the likelier one.",
+    "calibrate": "Check a model's probabilities: when 70 % sure, is it right 70 % of the time?",
     "inspect": "Show what a model does with a text: attention, layers, influences.",
-    "train": "Train a GPT-2 on text, or train the model -m further.",
+    "train": "Train a GPT-2 on text, or fine-tune another model.",
     "bench": "Measure prefill, decoding, load time and memory.",
-    "serve": "Serve a model over HTTP to programs that speak the OpenAI API.",
-    "models": "List, fetch, describe and delete models.",
-    "templates": "List, show and edit templates for prompts.",
+    "serve": "Serve a model over HTTP, with the OpenAI API.",
+    "models": "List, download, describe and delete models.",
+    "templates": "List, show and edit prompt templates.",
     "config": "Show and change settings.",
-    "log": "Keep generations, search them, and make them again.",
-    "replay": "Generate again what a record of the log on stdin tells of, and compare.",
+    "log": "Keep what you generate, search it, and generate it again.",
+    "replay": "Generate again from a log record on stdin, and compare.",
     "completion": "Print the completion script for a shell.",
-    "man": "Print the man page of a command, or install those of all.",
+    "man": "Print the man page of a command, or install those of all commands.",
     "help": "Show the help of a command.",
 }
 
@@ -120,7 +118,7 @@ class Commands(MutableMapping[str, click.Command]):
 @click.version_option(__version__, "-V", "--version", message="llmcli %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Pretrained language models at the command line.
+    """Run pretrained language models from the command line.
 
     \b
     Examples:
@@ -128,7 +126,7 @@ def cli(ctx: click.Context) -> None:
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli next "The capital of France is"
 
-    Results go to stdout, everything else to stderr. Settings come from flags, then LLMCLI_*
+    Results go to stdout, everything else to stderr. Settings come from options, then LLMCLI_*
     environment variables, then config.toml, then the defaults.
     """
     if not {"-q", "--quiet"} & set(ctx.meta[ARGUMENTS]):

@@ -36,7 +36,7 @@ def help_command(ctx: click.Context, name: tuple[str, ...]) -> None:
 
 @command()
 @click.argument("name", nargs=-1, metavar="[COMMAND]...", shell_complete=command_names)
-@click.option("--install", is_flag=True, help="Write the pages of all commands into a folder.")
+@click.option("--install", is_flag=True, help="Install the man pages of all commands.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),
@@ -44,14 +44,14 @@ def help_command(ctx: click.Context, name: tuple[str, ...]) -> None:
     default=_FOLDER,
     show_default=True,
     metavar="DIR",
-    help="Which folder; with --install.",
+    help="With --install: folder for the pages.",
 )
 @output_options
 @click.pass_context
 def man(
     ctx: click.Context, name: tuple[str, ...], install: bool, folder: Path, console: Console
 ) -> None:
-    """Print the man page of a command, or install those of all.
+    """Print the man page of a command, or install those of all commands.
 
     \b
     Examples:

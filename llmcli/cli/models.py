@@ -37,7 +37,7 @@ model_argument = click.argument("model", type=ModelName())
 
 @click.group(cls=HelpfulGroup)
 def models() -> None:
-    """List, fetch, describe and delete models.
+    """List, download, describe and delete models.
 
     \b
     Examples:
@@ -82,16 +82,20 @@ def list_command(console: Console) -> None:
 @models.command()
 @model_argument
 @revision_option
-@shared_option("--refresh", is_flag=True, help="Ask the Hub again, and verify what is here.")
+@shared_option(
+    "--refresh",
+    is_flag=True,
+    help="Check the Hub for a newer version, and verify the cached files.",
+)
 @timeout_option
 @offline_option
 @allow_pickle_option
 @shared_option("--trust-remote-code", is_flag=True, help="Fetch the model's Python code, too.")
 @output_options
 def pull(model: str, console: Console, **options: Any) -> None:
-    """Fetch MODEL from the Hub into the cache; print its folder.
+    """Download MODEL from the Hub into the cache, and print its folder.
 
-    An interrupted download goes on where it stopped. Every file is verified.
+    An interrupted download carries on where it stopped. Every file is verified.
 
     \b
     Examples:
@@ -128,10 +132,10 @@ def show(model: str, revision: str | None, console: Console) -> None:
 @models.command()
 @model_argument
 @revision_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @output_options
 def remove(model: str, revision: str | None, yes: bool, console: Console) -> None:
-    """Delete MODEL from the Hub cache: all of it, or one revision; and what was made of it.
+    """Delete MODEL, or one revision of it, from the Hub cache, with all files derived from it.
 
     \b
     Examples:
@@ -164,7 +168,7 @@ def remove(model: str, revision: str | None, yes: bool, console: Console) -> Non
 @output_options
 @click.pass_context
 def default(ctx: click.Context, model: str, console: Console) -> None:
-    """Make MODEL the one that commands take where none is named.
+    """Make MODEL the default for all commands.
 
     \b
     Examples:
@@ -191,17 +195,17 @@ def default(ctx: click.Context, model: str, console: Console) -> None:
     type=click.Path(),
     shell_complete=folders,
     metavar="DIR",
-    help="The copy's folder.",
+    help="Folder to write the copy to.",
 )
 @allow_pickle_option
 @output_options
 def repair(folder: str, output: str, allow_pickle: bool, console: Console) -> None:
-    """Write a clean copy of the model in FOLDER that every program reads.
+    """Write a clean copy of the model in FOLDER, which any program can load.
 
-    Prefixes of torch.compile and DataParallel, gamma and beta of old checkpoints, tables among
-    the weights, tied heads, mixed types, shards with or without their index, pickled weights,
-    tokenizers in pairs of files: the copy has one file of weights under the usual names, and
-    tokenizer.json. It has been loaded before it is there.
+    Repairs the names that torch.compile and DataParallel leave, gamma and beta of old
+    checkpoints, stray tables, tied heads, mixed types, shards with or without an index, pickled
+    weights, and tokenizers in pairs of files. The copy has one file of weights under the usual
+    names, and tokenizer.json. It is loaded once to check it before it appears.
 
     \b
     Examples:

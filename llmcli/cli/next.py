@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="How many tokens to list.",
+    help="Number of tokens to list.",
 )
 @filter_options
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
-@click.option("--keep-newline", is_flag=True, help="Keep stdin's last newline.")
+@click.option("--keep-newline", is_flag=True, help="Keep the newline at the end of stdin.")
 @calibration_option
 @server_options
 @batch_options()
@@ -62,7 +62,7 @@ def next_tokens(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """Show what the model expects next, and what the sampling filters leave of it.
+    """Show the likeliest next tokens, before and after the sampling filters.
 
     \b
     Examples:

@@ -92,20 +92,34 @@ def output_options(function: F) -> F:
 
     decorated: Any = wrapper
     for option in (
-        shared_option("--debug", is_flag=True, help="Show the traceback of an error."),
-        shared_option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-        shared_option("-q", "--quiet", is_flag=True, help="No warnings and no progress."),
+        shared_option("--debug", is_flag=True, help="Show a traceback when something fails."),
+        shared_option("-v", "--verbose", is_flag=True, help="Print more details to stderr."),
+        shared_option("-q", "--quiet", is_flag=True, help="Hide warnings and progress."),
         shared_option(
             "--color",
             type=click.Choice(get_args(ColorWhen)),
             default="auto",
             show_default=True,
-            help="Colour on stdout and stderr.",
+            help="When to use colour.",
         ),
-        shared_option("--json", "json_output", is_flag=True, help="One JSON object a line."),
+        shared_option(
+            "--json", "json_output", is_flag=True, help="Print JSON, one object per line."
+        ),
     ):
         decorated = option(decorated)
     return decorated  # type: ignore[no-any-return]
+
+
+def reworded(**helps: str) -> Callable[[F], F]:
+    """Say of shared options what is true of one command alone; goes above what adds them."""
+
+    def decorate(function: F) -> F:
+        for param in getattr(function, "__click_params__", ()):
+            if isinstance(param, click.Option):
+                param.help = helps.get(str(param.name), param.help)
+        return function
+
+    return decorate
 
 
 def said(parameter: str) -> bool:
@@ -254,22 +268,24 @@ timeout_option = shared_option(
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long the Hub may stay silent.",
+    help="How long to wait for the Hub before giving up.",
 )
 allow_pickle_option = shared_option(
-    "--allow-pickle", is_flag=True, help="Accept weights in pickle files."
+    "--allow-pickle",
+    is_flag=True,
+    help="Allow weights in pickle files (unsafe for models that you do not trust).",
 )
 device_option = shared_option(
     "--device",
     type=click.Choice(get_args(Device)),
     default="auto",
     show_default=True,
-    help="Where the model runs.",
+    help="Device to run the model on.",
 )
 threads_option = shared_option(
     "--threads",
     type=ThreadCount(),
-    help="Processor threads. Default: auto, as many as are measured to be fastest.",
+    help="CPU threads; auto measures how many are fastest.  [default: auto]",
 )
 
 _RESOLVE = (
@@ -277,15 +293,16 @@ _RESOLVE = (
         "-m",
         "--model",
         type=ModelName(),
-        help="Hub id (gpt2, org/name), folder, or bundled name (fable). Default: gpt2.",
+        help="Model to use: a Hub id (gpt2, org/name), a folder, or the bundled fable.  "
+        "[default: gpt2]",
     ),
     revision_option,
     offline_option,
-    shared_option("--refresh", is_flag=True, help="Ask the Hub for newer files."),
+    shared_option("--refresh", is_flag=True, help="Check the Hub for a newer version."),
     timeout_option,
     allow_pickle_option,
     shared_option(
-        "--trust-remote-code", is_flag=True, help="Run Python code that the model brings."
+        "--trust-remote-code", is_flag=True, help="Run the Python code in the model's repository."
     ),
 )
 
@@ -300,7 +317,7 @@ model_options = bundle(
     shared_option(
         "--precision",
         type=click.Choice(get_args(Precision)),
-        help="Of the weights. Default: float32 (bfloat16 on cuda).",
+        help="Precision of the weights.  [default: float32; bfloat16 on cuda]",
     ),
     threads_option,
 )
@@ -334,7 +351,7 @@ class CalibrationFile(click.ParamType["FittedTemperature"]):
 calibration_option = click.option(
     "--calibration",
     type=CalibrationFile(),
-    help="Divide the logits by the temperature of a file of 'calibrate --save'.",
+    help="Apply the temperature in a file written by 'calibrate --save'.",
 )
 """Adds --calibration; the callback takes it and hands it to `load_model`."""
 
@@ -361,14 +378,14 @@ input_options = bundle(
         type=click.Path(),
         metavar="FILE",
         callback=lambda context, option, names: expanded(names),
-        help="Read a file ('-' is stdin), or those that a pattern matches; repeatable.",
+        help="Read this file, or all files that match a pattern; '-' is stdin; repeatable.",
     ),
     click.option(
         "--errors",
         type=click.Choice(get_args(DecodeErrors)),
         default="strict",
         show_default=True,
-        help="What to do with bytes that are not UTF-8.",
+        help="What to do with invalid UTF-8.",
     ),
 )
 """Adds -i and --errors; the callback takes ``inputs: InputOptions``."""

@@ -28,16 +28,20 @@ _TOLD = 3
     default="sentence_good",
     show_default=True,
     metavar="FIELD",
-    help="The sentence that should be likelier.",
+    help="Field that holds the sentence that should be likelier.",
 )
 @click.option(
-    "--bad", default="sentence_bad", show_default=True, metavar="FIELD", help="The other one."
+    "--bad",
+    default="sentence_bad",
+    show_default=True,
+    metavar="FIELD",
+    help="Field that holds the other sentence.",
 )
-@click.option("--by", metavar="FIELD", help="A row for each value of this field.")
+@click.option("--by", metavar="FIELD", help="Show a row for each value of this field.")
 @click.option(
     "--input-format",
     type=click.Choice(FORMATS),
-    help="Of the files, where their suffixes do not tell.",
+    help="Format of the files, if their names do not say.",
 )
 @model_options
 @output_options
@@ -50,10 +54,10 @@ def pairs(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """Count in how many pairs of sentences a model finds the good one likelier.
+    """Count how often a model finds the good sentence of a pair the likelier one.
 
-    FILE has a pair in each record: JSON lines, CSV, TSV or Parquet; '-' is stdin. A sentence's
-    likelihood is that of all its tokens, the first one after BOS. -q prints the share alone.
+    FILE has a pair in each record (JSON Lines, CSV, TSV or Parquet); '-' is stdin. A sentence's
+    likelihood is that of all its tokens, the first one given BOS. -q prints the share alone.
 
     \b
     Examples:

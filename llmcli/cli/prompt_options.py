@@ -186,32 +186,33 @@ prompt_options = bundle(
         "-t",
         "--template",
         type=TemplateName(),
-        help="Put the prompt into a template; 'llmcli templates list' shows those there are.",
+        help="Put the prompt into a template; 'llmcli templates list' shows them.",
     ),
     click.option(
         "-p",
         "--param",
         multiple=True,
         metavar="KEY=VALUE",
-        help="What goes into a place of the template; repeatable.",
+        help="Set a variable of the template; repeatable.",
     ),
     click.option(
         "--shots",
         metavar="FILE",
         shell_complete=files,
-        help="Worked examples before the prompt: records with prompt and completion.",
+        help="Put worked examples before the prompt: records with prompt and completion.",
     ),
     click.option(
         "--messages",
         metavar="FILE",
         shell_complete=files,
-        help="Answer a conversation: a JSON list, or a message a line, as 'chat --save' writes.",
+        help="Answer a conversation: a JSON list, or one message per line as 'chat --save' "
+        "writes it.",
     ),
     click.option(
         "--suffix",
         metavar="FILE",
         shell_complete=files,
-        help="Fill in what stands between the prompt and this text.",
+        help="Fill in the gap between the prompt and the text in this file.",
     ),
 )
 """Adds -t, -p, --shots, --messages and --suffix; the callback takes ``asked: PromptOptions``."""

@@ -38,19 +38,20 @@ if TYPE_CHECKING:
     "--choices-field",
     default="choices",
     show_default=True,
-    help="The list of choices' name in a record, where no CHOICE is given.",
+    help="Field that holds the list of choices, if no CHOICE is given.",
 )
-@click.option("--prompt", help="What comes before; - is stdin, which is also the default.")
+@click.option("--prompt", help="Text before the choices; '-' is stdin.  [default: stdin]")
 @click.option(
     "--normalize",
     type=click.Choice(get_args(Normalize)),
     default="none",
     show_default=True,
-    help="Rank by log-likelihood, per token, per byte, or less that without the prompt (pmi).",
+    help="Rank by log-likelihood (none), per token, per byte, or less that without the "
+    "prompt (pmi).",
 )
 @click.option(
     "--delimiter",
-    help="Between prompt and choice.  [default: a space, unless either has white space there]",
+    help="Text between prompt and choice.  [default: a space, unless either has white space there]",
 )
 @click.option(
     "--bos/--no-bos",
@@ -76,7 +77,7 @@ def rank(
 ) -> None:
     """Rank continuations of a prompt by how likely a model finds them.
 
-    -q prints the first one alone.
+    -q prints only the first.
 
     \b
     Examples:

@@ -116,24 +116,42 @@ def _number(name: str, kind: type[int] | type[float], help_text: str) -> Callabl
     return click.option(name, type=Ranged(kind), help=help_text)
 
 
-_TEMPERATURE = _number("--temperature", float, "Divides the logits; 0 is greedy.")
-_BY_LIKELIHOOD = (
-    _number("--top-k", int, "Keep the K most likely tokens; 0 is off."),
-    _number("--top-p", float, "Keep the most likely tokens that add up to P; 1 is off."),
-    _number("--min-p", float, "Keep tokens at least P times as likely as the top one."),
-    _number("--typical-p", float, "Locally typical sampling; 1 is off."),
-    _number("--top-h", float, "Keep the likeliest tokens up to this share of the entropy."),
-    _number("--epsilon-cutoff", float, "Keep tokens of at least this probability; 0 is off."),
-    _number("--eta-cutoff", float, "The same, less where the model is unsure; 0 is off."),
-)
+_TEMPERATURE = "Divide the logits by this: higher is more varied, 0 is greedy."
+
+
+def _by_likelihood(top_p_default: str = "") -> tuple[Callable[[Any], Any], ...]:
+    top_p = f"Keep the likeliest tokens that add up to P; 1 is off.{top_p_default}"
+    return (
+        _number("--top-k", int, "Keep the K likeliest tokens; 0 is off."),
+        _number("--top-p", float, top_p),
+        _number(
+            "--min-p", float, "Keep tokens at least P times as likely as the likeliest; 0 is off."
+        ),
+        _number("--typical-p", float, "Locally typical sampling; 1 is off."),
+        _number("--top-h", float, "Keep the likeliest tokens up to this fraction of the entropy."),
+        _number("--epsilon-cutoff", float, "Keep tokens with at least this probability; 0 is off."),
+        _number(
+            "--eta-cutoff",
+            float,
+            "Like --epsilon-cutoff, but lower where the model is unsure; 0 is off.",
+        ),
+    )
+
+
 _FILTERS = (
-    _TEMPERATURE,
-    click.option("--greedy", is_flag=True, help="Always the most likely token."),
-    *_BY_LIKELIHOOD,
-    _number("--repetition-penalty", float, "Divides the logits of tokens seen; 1 is off."),
-    _number("--presence-penalty", float, "Taken from the logits of tokens generated."),
-    _number("--frequency-penalty", float, "The same, once for each time generated."),
-    _number("--no-repeat-ngram-size", int, "No n-gram of this size twice; 0 is off."),
+    _number("--temperature", float, f"{_TEMPERATURE}  [default: the model's, else 0.8]"),
+    click.option("--greedy", is_flag=True, help="Always take the likeliest token."),
+    *_by_likelihood("  [default: the model's, else 0.95]"),
+    _number("--repetition-penalty", float, "Make tokens that have occurred less likely; 1 is off."),
+    _number(
+        "--presence-penalty",
+        float,
+        "Subtract this from the logits of tokens already generated; 0 is off.",
+    ),
+    _number(
+        "--frequency-penalty", float, "Subtract this for each time a token was generated; 0 is off."
+    ),
+    _number("--no-repeat-ngram-size", int, "Never repeat an n-gram of this size; 0 is off."),
     click.option(
         "--logit-bias",
         multiple=True,
@@ -144,17 +162,22 @@ _FILTERS = (
         "--ban",
         multiple=True,
         metavar="TEXT",
-        help="Never this word or phrase, as its tokens are, alone or after a space; repeatable.",
+        help="Keep out this word or phrase, with or without a space before it; repeatable.",
     ),
     click.option(
         "--overflow",
         type=click.Choice(get_args(Overflow)),
-        help="When the context is full: an error, drop the left or the middle of the prompt, "
-        "or slide on.  [default: error]",
+        help="When the context is full: fail, drop the left or the middle of the prompt, or "
+        "slide on.  [default: error]",
     ),
 )
 
-shape_options = bundle("sampling", SamplingOptions, _TEMPERATURE, *_BY_LIKELIHOOD)
+shape_options = bundle(
+    "sampling",
+    SamplingOptions,
+    _number("--temperature", float, _TEMPERATURE),
+    *_by_likelihood(),
+)
 """Adds what depends on the logits alone; the callback takes ``sampling: SamplingOptions``."""
 
 filter_options = bundle("sampling", SamplingOptions, *_FILTERS)
@@ -167,13 +190,15 @@ sampling_options = bundle(
         "-n",
         "--max-new-tokens",
         type=MaxTokens(),
-        help="How many tokens at most; max: to the end of the context.  [default: 100]",
+        help="Maximum number of tokens; max fills the context.  [default: 100]",
     ),
-    _number("--min-new-tokens", int, "No end of text and no stop before this many tokens."),
+    _number("--min-new-tokens", int, "Do not end the text before this many tokens."),
     *_FILTERS,
 )
 """Adds what shapes a continuation; the callback takes ``sampling: SamplingOptions``."""
 
 seed_option = click.option(
-    "--seed", type=Ranged(int), help="Makes the result repeatable; drawn and reported if not given."
+    "--seed",
+    type=Ranged(int),
+    help="Make the result repeatable.  [default: drawn, and reported in JSON]",
 )

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @calibration_option
 @server_options
 @batch_options(
-    field="text", jsonl="Each line of the input is a JSON object with a text in it; a score each."
+    field="text", jsonl="Read records with a text each: JSON Lines, CSV, TSV or Parquet."
 )
 @input_options
 @model_options
@@ -52,10 +52,10 @@ def score(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """Measure how well a model predicts text: perplexity, bits per byte, where it was surprised.
+    """Measure how well a model predicts text: perplexity, bits per byte, surprises.
 
-    The text is TEXT, or the files given with -i, or stdin, byte for byte; any size will do.
-    -q prints the perplexity alone. docs/score.md has every convention's formula.
+    Give the text as TEXT, in files (-i) or on stdin, of any size. Every byte counts, a final
+    newline too. -q prints the perplexity alone. docs/score.md has the formulas.
 
     \b
     Examples:

@@ -153,74 +153,88 @@ score_options = bundle(
         type=click.Choice(get_args(ConventionName)),
         default="default",
         show_default=True,
-        help="Which tokens count, given what: ours, or another tool's, to compare with it; pll and "
-        "pll-word-l2r for masked models (BERT).",
+        help="Windows and tokens that count: llmcli's own, or those of another tool; pll and "
+        "pll-word-l2r are for masked models (BERT).",
     ),
     click.option(
         "--stride",
         type=int,
         metavar="N",
-        help="Tokens from one window to the next.  [default: half the context; hf: 512]",
+        help="Tokens by which windows advance.  [default: half the context; hf: 512]",
     ),
     _positive(
         "--context",
         metavar="N",
-        help="Tokens in a window.  [default: the model's; llama.cpp: 512]",
+        help="Tokens in a window.  [default: the model's context; llama.cpp: 512]",
     ),
     click.option(
         "--bos/--no-bos",
         default=None,
-        help="Begin-of-text before the first token, which otherwise is not scored.",
+        help="Put the begin-of-text token first; without it, the first token is not scored.",
     ),
-    click.option("--prompt", default="", help="Read before the text, and not scored."),
+    click.option("--prompt", default="", help="Text to read first, without scoring it."),
     click.option(
         "--by",
         type=click.Choice(get_args(Unit)),
         default="whole",
         show_default=True,
-        help="A score for each; then all together.",
+        help="Score each file, line or paragraph, then all together.",
     ),
     click.option(
         "--sort",
         type=click.Choice(get_args(SortKey)),
-        help="The most surprising rows first.",
+        help="Show the most surprising rows first.",
     ),
-    _positive("--top", metavar="N", help="Only the N most surprising rows."),
-    click.option("--tokens", is_flag=True, help="The text, tinted by surprisal; --json: tokens."),
+    _positive("--top", metavar="N", help="Show only the N most surprising rows."),
+    click.option(
+        "--tokens",
+        is_flag=True,
+        help="Show the text tinted by surprisal; with --json, a record per token.",
+    ),
     click.option(
         "--top-logprobs",
         type=click.IntRange(min=0),
         metavar="K",
-        help="The K likeliest tokens at each position (--tokens --json, --html).",
+        help="Show the K likeliest tokens at each position (--tokens --json, --html).",
     ),
     click.option(
         "--html",
         metavar="FILE",
         shell_complete=files,
-        help="Write a page to look at, complete in itself.",
+        help="Write a self-contained web page.",
     ),
-    click.option("--max-ppl", type=float, metavar="X", help="Exit 3 if the perplexity is above."),
     click.option(
-        "--max-bits-per-byte", type=float, metavar="X", help="Exit 3 if bits per byte are above."
+        "--max-ppl", type=float, metavar="X", help="Exit with 3 if the perplexity is above X."
+    ),
+    click.option(
+        "--max-bits-per-byte",
+        type=float,
+        metavar="X",
+        help="Exit with 3 if the bits per byte are above X.",
     ),
     click.option(
         "--vs",
         metavar="MODEL",
         shell_complete=model_names,
-        help="How a second model does on the same text.",
+        help="Compare with a second model on the same text.",
     ),
     click.option(
         "--vs-precision",
         type=click.Choice(get_args(Precision)),
-        help="The second model's precision (alone: of the same model).",
+        help="Precision of the second model; without --vs, of the same model again.",
     ),
     click.option(
         "--special",
         type=click.Choice(["text", "allow", "forbid"]),
         default="text",
         show_default=True,
-        help="What '<|endoftext|>' and its like are in the text.",
+        help="Treat control tokens such as '<|endoftext|>' as text, as tokens (allow), or as "
+        "an error.",
     ),
-    _positive("--batch-size", metavar="N", help="Windows run at once.  [default: 1024 tokens]"),
+    _positive(
+        "--batch-size",
+        metavar="N",
+        help="Windows to run at once.  [default: as many as make 1024 tokens]",
+    ),
 )
 """Adds them; the callback takes ``settings: ScoreSettings``."""

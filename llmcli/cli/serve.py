@@ -44,40 +44,42 @@ class Bytes(click.ParamType[int]):
 
 
 @command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
     show_default=True,
-    help="The port; 0 for any that is free.",
+    help="Port to listen on; 0 picks a free one.",
 )
-@click.option("--uds", type=click.Path(), metavar="PATH", help="A Unix socket instead of a port.")
+@click.option(
+    "--uds", type=click.Path(), metavar="PATH", help="Listen on a Unix socket instead of a port."
+)
 @click.option(
     "--api-key-file",
     type=click.Path(),
     metavar="FILE",
-    help="Keys, one a line; whoever asks must give one of them.",
+    help="File of API keys, one per line; clients must send one of them.",
 )
 @click.option(
     "--allow-origin",
     multiple=True,
     metavar="ORIGIN",
-    help="Let web pages of this origin call; repeatable.",
+    help="Let web pages from this origin use the server; repeatable.",
 )
 @click.option(
     "--slots",
     type=click.IntRange(1, 256),
     default=8,
     show_default=True,
-    help="How many texts are made at once.",
+    help="Number of texts to generate at once.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="How many requests may wait; one more is told to come again.",
+    help="Number of requests that may wait; the next one gets status 429.",
 )
 @click.option(
     "--prefix-cache",
@@ -85,13 +87,13 @@ class Bytes(click.ParamType[int]):
     default="256MB",
     show_default=True,
     metavar="SIZE",
-    help="Memory for what was read before, so that no text is read twice; 0 for none.",
+    help="Memory for prompts that were read before, so that none is read twice; 0 is off.",
 )
 @click.option(
     "--request-timeout",
     type=click.FloatRange(min=0, min_open=True),
     metavar="SECONDS",
-    help="How long an answer may take.  [default: as long as it takes]",
+    help="How long an answer may take.  [default: no limit]",
 )
 @click.option(
     "--drain",
@@ -99,7 +101,7 @@ class Bytes(click.ParamType[int]):
     default=30.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long running answers may take to finish when the server is told to end.",
+    help="How long running answers get to finish when the server is stopped.",
 )
 @click.option(
     "--max-body",
@@ -107,15 +109,15 @@ class Bytes(click.ParamType[int]):
     default=8 << 20,
     show_default=True,
     metavar="BYTES",
-    help="The largest request.",
+    help="Largest request body.",
 )
 @click.option(
     "--template",
     metavar="NAME|FILE",
     shell_complete=files,
-    help="How conversations are written for the model.  [default: the model's own template]",
+    help="How to format conversations for the model.  [default: the model's own template]",
 )
-@click.option("--log-json", is_flag=True, help="A line of JSON on stderr for each request.")
+@click.option("--log-json", is_flag=True, help="Log each request to stderr as a line of JSON.")
 @calibration_option
 @model_options
 @output_options
@@ -127,10 +129,10 @@ def serve(
     log_json: bool,
     **options: Any,
 ) -> None:
-    """Serve a model over HTTP to programs that speak the OpenAI API.
+    """Serve a model over HTTP, with the OpenAI API.
 
-    The same request gets the same answer whatever else is asked meanwhile. Ctrl-C or SIGTERM lets
-    running answers finish; a second one does not. docs/serve.md says more.
+    The same request gets the same answer, whatever else the server is doing. Ctrl-C or SIGTERM
+    lets running answers finish; a second one does not. See docs/serve.md.
 
     \b
     Examples:

@@ -64,10 +64,13 @@ server_options = bundle(
     "server",
     ServerOptions,
     shared_option(
-        "--server", metavar="URL", help="Ask a running 'llmcli serve' instead of loading a model."
+        "--server", metavar="URL", help="Use a running 'llmcli serve' instead of loading a model."
     ),
     shared_option(
-        "--api-key-file", type=click.Path(), metavar="FILE", help="The key that opens the server."
+        "--api-key-file",
+        type=click.Path(),
+        metavar="FILE",
+        help="File that holds the server's API key.",
     ),
 )
 """Adds --server and --api-key-file; the callback takes ``server: ServerOptions``."""

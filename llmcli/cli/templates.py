@@ -21,7 +21,7 @@ options:
 
 @click.group(cls=HelpfulGroup)
 def templates() -> None:
-    """List, show and edit templates for prompts.
+    """List, show and edit prompt templates.
 
     \b
     Examples:
@@ -35,7 +35,7 @@ def templates() -> None:
 @templates.command("list")
 @output_options
 def list_templates(console: Console) -> None:
-    """List all templates: those that come with llmcli, and your own.
+    """List all templates, both built-in and your own.
 
     \b
     Examples:
@@ -89,7 +89,7 @@ def show(name: str, console: Console) -> None:
 @click.argument("name", type=TemplateName())
 @output_options
 def edit(name: str, console: Console) -> None:
-    """Open a template of your own in your editor; a bundled one is copied first.
+    """Edit one of your templates, or a copy of a built-in one, in your editor.
 
     \b
     Examples:
@@ -116,7 +116,7 @@ def edit(name: str, console: Console) -> None:
 @templates.command()
 @output_options
 def path(console: Console) -> None:
-    """Print the folder of your own templates, whether or not it exists.
+    """Print the path of your templates folder, whether or not it exists.
 
     \b
     Examples:

@@ -22,6 +22,7 @@ from llmcli.cli.options import (
     load_model,
     output_options,
     resolve_options,
+    reworded,
     said,
     unescaped,
 )
@@ -69,9 +70,10 @@ def _option(name: str, help: str, **more: Any) -> _Decorator:
     field = more.pop("field", name.removeprefix("--").replace("-", "_"))
     defaults = {each.name: each.default for each in (*fields(ModelShape), *fields(TrainSettings))}
     default = more.pop("default", defaults.get(field))
-    return click.option(
-        name, field, help=help, default=default, show_default=default is not None, **more
-    )
+    shown = default is not None
+    if shown and isinstance(more.get("type"), Duration):
+        help, shown = f"{help}  [default: {default / 60:g}m]", False
+    return click.option(name, field, help=help, default=default, show_default=shown, **more)
 
 
 def _choice(literal: Any) -> click.Choice[str]:
@@ -79,13 +81,14 @@ def _choice(literal: Any) -> click.Choice[str]:
 
 
 _SIZE = (
-    _option("--vocab-size", "Entries of a new tokenizer."),
-    _option("--layers", "Layers of a new model.", field="n_layer"),
-    _option("--heads", "Attention heads of a layer.", field="n_head"),
-    _option("--width", "Numbers that stand for a token.", field="n_embd"),
+    _option("--vocab-size", "Vocabulary size of a new tokenizer."),
+    _option("--layers", "Layers of a new model (n_layer).", field="n_layer"),
+    _option("--heads", "Attention heads per layer of a new model (n_head).", field="n_head"),
+    _option("--width", "Hidden size of a new model (n_embd).", field="n_embd"),
     _option(
         "--context",
-        "Tokens that the model looks at (-m: a sequence; no more than the model's).",
+        "Context length of a new model (n_positions); with -m, of the training sequences, "
+        "at most the model's.",
         field="n_positions",
     ),
 )
@@ -96,34 +99,44 @@ _OF_A_NEW_MODEL = {
     "--width": "n_embd",
 }
 _LENGTH = (
-    _option("--max-steps", "Stop after so many steps.", type=int),
-    _option("--max-time", "Stop after this time: 90s, 30m, 2h.", type=Duration()),
-    _option("--epochs", "Passes over the text. Default: 1, without another bound.", type=float),
-    _option("--early-stopping", "Stop after so many evaluations without a better one.", type=int),
+    _option("--max-steps", "Stop after this many steps.", type=int),
+    _option("--max-time", "Stop after this long: 90s, 30m, 2h.", type=Duration()),
+    _option(
+        "--epochs", "Passes over the text.  [default: 1, if nothing else ends the run]", type=float
+    ),
+    _option("--early-stopping", "Stop after this many evaluations without improvement.", type=int),
 )
 _LEARNING = (
-    _option("--batch-size", "Sequences of a batch, of the whole context each."),
-    _option("--gradient-accumulation-steps", "Batches of a step."),
-    _option("--learning-rate", "The highest of the schedule."),
-    _option("--optimizer", "muon: for the matrices.", type=_choice(OptimizerName)),
-    _option("--schedule", "Of the learning rate.", type=_choice(ScheduleName)),
-    _option("--warmup", "Part of the run in which the learning rate rises."),
-    _option("--decay", "Part of the run in which wsd brings it down."),
-    _option("--weight-decay", "Of the matrices."),
-    _option("--dropout", "Part of the activations that is left out."),
-    _option("--max-grad-norm", "Gradients are cut to this length."),
-    _option("--grow-from", "Length of the first sequences; doubled up to --context.", type=int),
-    _option("--validation", "Part of the text that is held out."),
-    _option("--seed", "Of weights, order and held-out part."),
+    _option("--batch-size", "Sequences per batch, each as long as the context."),
+    _option("--gradient-accumulation-steps", "Batches per step."),
+    _option("--learning-rate", "Peak learning rate."),
+    _option(
+        "--optimizer",
+        "Optimizer; muon trains the matrices with Muon and the rest with AdamW.",
+        type=_choice(OptimizerName),
+    ),
+    _option("--schedule", "Schedule of the learning rate.", type=_choice(ScheduleName)),
+    _option("--warmup", "Fraction of the run in which the learning rate rises."),
+    _option("--decay", "Fraction of the run in which wsd lowers the learning rate."),
+    _option("--weight-decay", "Weight decay of the matrices."),
+    _option("--dropout", "Dropout probability."),
+    _option("--max-grad-norm", "Clip gradients to this norm."),
+    _option(
+        "--grow-from",
+        "Begin with sequences of this length, and double it up to --context.",
+        type=int,
+    ),
+    _option("--validation", "Fraction of the text to hold out."),
+    _option("--seed", "Seed of the weights, the order of the text and the held-out part."),
 )
 _MEANS = (
-    _option("--precision", "Of the computation.", type=_choice(TrainPrecision)),
+    _option("--precision", "Precision of the computation.", type=_choice(TrainPrecision)),
     _option("--store", "Precision of the stored weights.", type=_choice(StoredPrecision)),
-    _option("--compile", "Compile the model: slow to start, then faster.", is_flag=True),
-    _option("--gradient-checkpointing", "Less memory, more time.", is_flag=True),
+    _option("--compile", "Compile the model: slower to start, then faster.", is_flag=True),
+    _option("--gradient-checkpointing", "Use less memory and more time.", is_flag=True),
     _option("--evaluate-every", "Time between evaluations.", type=Duration()),
     _option("--save-every", "Time between checkpoints.", type=Duration()),
-    _option("--sample-prompt", "What samples begin with."),
+    _option("--sample-prompt", "Prompt of the samples."),
 )
 
 
@@ -142,29 +155,37 @@ def _settings_options(function: Callable[..., Any]) -> Callable[..., Any]:
     type=click.Path(path_type=Path),
     shell_complete=folders,
     metavar="DIR",
-    help="The folder that becomes the model.",
+    help="Folder to write the model to.",
 )
-@click.option("--split-on", metavar="TEXT", help="Cut files into documents here (\\n: newline).")
+@click.option(
+    "--split-on", metavar="TEXT", help="Split text files into documents here (\\n is a newline)."
+)
 @click.option(
     "--card-notes",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Markdown that the model card carries.",
+    help="Add this Markdown file to the model card.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in DIR.")
-@click.option("--overwrite", is_flag=True, help="DIR may hold something already.")
-@click.option("--lora", is_flag=True, help="Train low-rank adapters only (needs -m).")
-@click.option("--lora-rank", default=8, show_default=True, help="Their rank.")
-@click.option("--lora-alpha", default=16.0, show_default=True, help="Their scale.")
+@click.option("--resume", is_flag=True, help="Carry on from the last checkpoint in DIR.")
+@click.option("--overwrite", is_flag=True, help="Allow DIR to hold something already.")
+@click.option("--lora", is_flag=True, help="Train low-rank adapters only; needs -m.")
+@click.option("--lora-rank", default=8, show_default=True, help="Rank of the adapters.")
+@click.option(
+    "--lora-alpha", default=16.0, show_default=True, help="Scale of the adapters (alpha)."
+)
 @click.option("--merge", is_flag=True, help="Add the adapters to the weights at the end.")
 @click.option(
     "--processes",
     default=1,
     show_default=True,
     type=click.IntRange(1, 256),
-    help="Share each step among processes of this machine.",
+    help="Share each step among this many processes.",
 )
 @_settings_options
+@reworded(
+    model="Model to train further: a Hub id, a folder, or the bundled fable.  "
+    "[default: none; a new one is made]"
+)
 @resolve_options
 @output_options
 def train(
@@ -175,11 +196,12 @@ def train(
     console: Console,
     **options: Any,
 ) -> None:
-    """Train a GPT-2 on text, or train the model -m further.
+    """Train a GPT-2 on text, or fine-tune another model.
 
-    TEXT is files, folders (.txt, .text, .jsonl), or - for stdin; of a table (.jsonl, .csv, .tsv,
-    .parquet) it is the column "text". DIR becomes a folder that any transformers program loads,
-    with its model card. Runs of several processes: --processes, torchrun or accelerate launch.
+    TEXT is files, folders (their .txt, .text and .jsonl files), or - for stdin. From a table
+    (.jsonl, .csv, .tsv, .parquet) it takes the column "text". The result in DIR loads in any
+    transformers program, and has a model card. To use several processes: --processes, torchrun
+    or accelerate launch.
 
     \b
     Examples:
@@ -188,7 +210,7 @@ def train(
       llmcli train notes.txt -m gpt2 -o my-gpt2 --lora --merge --max-steps 500
       llmcli train tales/ -o tales-model --max-time 30m --resume
 
-    -m counts on the command line only: a default model does not turn training into fine-tuning.
+    Only -m on the command line fine-tunes a model; a default model in your settings does not.
     """
     from llmcli.io.sources import read_text
     from llmcli.training.processes import (
