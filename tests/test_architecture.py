@@ -19,6 +19,7 @@ ALLOWED = {
     "_version": set(),
     "params": {"errors"},
     "reporting": set(),
+    "shapes": set(),
     "extras": {"errors"},
     "system": {"errors"},
     "io": {"errors", "extras", "reporting"},
@@ -28,7 +29,7 @@ ALLOWED = {
 }
 ALLOWED["models"] = {*ALLOWED["engine"], *ALLOWED["hub"], "engine", "hub"}
 ALLOWED["scoring"] = {"errors", "engine", "params", "tokenization"}
-ALLOWED["tasks"] = {*ALLOWED["models"], "models", "scoring"}
+ALLOWED["tasks"] = {*ALLOWED["models"], "models", "scoring", "shapes"}
 ALLOWED["api"] = {*ALLOWED["tasks"], "tasks"}
 ALLOWED["training"] = {*ALLOWED["api"], "api", "extras"}
 ALLOWED["serve"] = {*ALLOWED["api"], "api", "extras"}

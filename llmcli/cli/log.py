@@ -231,7 +231,7 @@ def _write_rows(found: list[Logged], console: Console) -> None:
         for each in found:
             table.add(
                 str(each.id),
-                each.created.removesuffix("+00:00").replace("T", " "),
+                each.created.removesuffix("Z").replace("T", " "),
                 each.record["model"],
                 " ".join(each.record["prompt"].split()),
                 " ".join(each.record["text"].split()),

@@ -23,6 +23,7 @@ from llmcli.cli.options import (
     timeout_option,
 )
 from llmcli.errors import InvalidInput
+from llmcli.io.json_line import utc
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
 from llmcli.terminal.table import Column, Table
@@ -63,7 +64,7 @@ def list_command(console: Console) -> None:
 
     found = list_models()
     for model in found:
-        console.json_only({**asdict(model), "folder": str(model.folder)})
+        console.json_only(_entry(model))
     if not found:
         console.info("No models are here. llmcli models pull NAME fetches one.")
     elif console.choose(json=False, text=True):
@@ -262,6 +263,12 @@ def _write_description(console: Console, description: dict[str, Any]) -> None:
     facts.write(console)
     console.line()
     files.write(console)
+
+
+def _entry(model: LocalModel) -> dict[str, Any]:
+    """A model, ready for JSON."""
+    used = None if model.last_used is None else utc(model.last_used)
+    return {**asdict(model), "folder": str(model.folder), "last_used": used}
 
 
 def _row(model: LocalModel) -> tuple[str, ...]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcli.errors import InvalidInput, StorageError
+from llmcli.io.json_line import utc
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,7 +38,7 @@ class Logged:
 
     Attributes:
         id: Its number.
-        created: When, in UTC, as ISO 8601.
+        created: When, in UTC: ``2026-03-01T12:00:00Z``.
         record: What ``generate --json`` prints, with the prompt, the ids of the tokens drawn, and
             how the prompt was read.
     """
@@ -78,8 +79,13 @@ class GenerationLog:
 
     def add(self, record: dict[str, Any]) -> int:
         """Keep a generation; returns its number."""
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        row = [now, record["model"], record["prompt"], record["text"], json.dumps(record)]
+        row = [
+            utc(time.time()),
+            record["model"],
+            record["prompt"],
+            record["text"],
+            json.dumps(record),
+        ]
         with self._open() as database:
             done = database.execute(
                 "INSERT INTO generations (created, model, prompt, text, record)"

@@ -1,4 +1,4 @@
-"""A record as one line of JSON."""
+"""A record as one line of JSON, and how it writes a moment."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def to_json(record: Mapping[str, object]) -> str:
     except UnicodeEncodeError:
         text = json.dumps(record, ensure_ascii=True, allow_nan=False)
     return text
+
+
+def utc(seconds: float) -> str:
+    """A moment, given in seconds since the epoch, in ISO 8601: ``2026-03-01T12:00:00Z``."""
+    from datetime import UTC, datetime  # start-up counts
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

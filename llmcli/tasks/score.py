@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from llmcli.scoring.texts import TextScorer, WindowScorer
     from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Convention, ConventionName, Window
+    from llmcli.shapes import scores as shapes
     from llmcli.tokenization.tokenizer import SpecialTokens
 
 OnWindow = Callable[["Window", "TokenScores"], None]
@@ -366,7 +367,7 @@ def interval_record(score: Score) -> dict[str, Any]:
     }
 
 
-def convention_record(convention: Convention) -> dict[str, Any]:
+def convention_record(convention: Convention) -> shapes.Convention:
     """A convention ready for JSON."""
     return {
         "convention": convention.name,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from llmcli.scoring.texts import TextScorer
     from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Window
+    from llmcli.shapes.scores import ScoredToken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class SeenToken:
         return None if self.logprob is None else -self.logprob / math.log(2)
 
 
-def token_record(token: SeenToken) -> dict[str, Any]:
+def token_record(token: SeenToken) -> ScoredToken:
     """A token ready for JSON."""
     return {
         "index": token.index,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import RunLlmcli
+from schemas import kind_of
 from toy_decoder import ToyDecoder
 
 from llmcli.engine.benchmark import measure, memory_bandwidth
@@ -71,6 +72,7 @@ def test_json_and_csv(run_llmcli: RunLlmcli, tiny_gpt2: Path) -> None:
     result = run_llmcli(*call, "--json", "--threads", "1")
     assert result.returncode == 0, result.stderr
     record = json.loads(result.stdout)
+    assert kind_of("bench", result.stdout) == "Row"
     assert record["threads"] == 1
     assert record["through_transformers"] is True
     # 2 layers of width 32, and the head: 12 * 32 * 32 a layer, 32 for each token.

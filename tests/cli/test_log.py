@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from schemas import kind_of
 
 from llmcli.cli.log import open_log
 from llmcli.cli.main import cli
@@ -69,7 +70,9 @@ def test_the_first_token_that_differs(run: Run) -> None:
     run("log", "on")
     run("generate", "-n", "5", "--seed", "1", "The fox said")
     record = json.loads(run("log", "show", "1", "--json").stdout)
-    assert "The same 5 tokens." in run("replay", "--threads", "1", input=json.dumps(record)).stdout
+    again = run("replay", "--threads", "1", "--json", input=json.dumps(record)).stdout
+    assert json.loads(again) == {"same_tokens": 5}
+    assert kind_of("replay", again) == "Replayed"
     record["token_ids"][2] = (record["token_ids"][2] + 1) % 300
     said = run("replay", "--threads", "1", input=json.dumps(record), code=3).stderr
     assert "Error: Token 3 is " in said

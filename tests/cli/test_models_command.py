@@ -9,12 +9,14 @@ import os
 import pty
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from conftest import RunLlmcli
 from fakehub import LARGE, FakeHub, Hold
+from schemas import kind_of
 
 from llmcli.cli.main import cli
 from llmcli.hub.cache import cache_folder
@@ -45,7 +47,9 @@ def test_list_json(cached: str, run_llmcli: RunLlmcli) -> None:
     assert record["references"] == ["main"]
     assert record["complete"] is True
     assert record["size"] == sum(path.stat().st_size for path in folder.iterdir())
-    assert record["last_used"] > 1.7e9
+    assert kind_of("models-list", json.dumps(record)) == "ModelEntry"
+    used = datetime.fromisoformat(record["last_used"])
+    assert abs(datetime.now(UTC) - used) < timedelta(hours=1)
 
 
 def test_list_text(cached: str, run_llmcli: RunLlmcli) -> None:
@@ -129,7 +133,9 @@ def test_remove(cached: str, run_llmcli: RunLlmcli) -> None:
     refused = run_llmcli("models", "remove", NAME)
     assert refused.returncode == 2
     assert b"--yes" in refused.stderr
-    record = json.loads(run_llmcli("models", "remove", NAME, "--yes", "--json").stdout)
+    line = run_llmcli("models", "remove", NAME, "--yes", "--json").stdout
+    assert kind_of("models-remove", line) == "ModelRemoved"
+    record = json.loads(line)
     assert record["freed"] > LARGE
     assert not [path for path in cache_folder().rglob("*") if path.is_file()]
     again = run_llmcli("models", "remove", NAME, "--yes")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from schemas import kind_of
 
 from llmcli.cli.main import cli
 
@@ -79,6 +80,7 @@ def test_a_pipe_gets_lines_and_stdout_the_result(tales: Path, tmp_path: Path) ->
     done = run(str(tales), "-o", str(output), *SIZE, *more)
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)
+    assert kind_of("train", done.stdout) == "Trained"
     assert record["steps"] == 20
     assert record["validation_bits_per_byte"] > 0
     lines = done.stderr.decode().splitlines()

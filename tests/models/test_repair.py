@@ -27,6 +27,7 @@ from model_folders import (
     with_tensor,
 )
 from safetensors.torch import load_file, save_file
+from schemas import kind_of
 from tiny_translators import bert
 
 from llmcli.api import load
@@ -157,6 +158,7 @@ def test_the_command(
     result = CliRunner().invoke(cli, [*command, "--json"])
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["folder"] == str(target)
+    assert kind_of("models-repair", result.stdout) == "ModelRepaired"
     assert CliRunner().invoke(cli, command).exit_code == 2
     generated = CliRunner().invoke(cli, ["generate", "-m", str(target), "-n", "2", "the"])
     assert generated.exit_code == 0

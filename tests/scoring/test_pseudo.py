@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schemas import kind_of
 from tiny_translators import MASKED
 
 from llmcli.api import load
@@ -87,6 +88,7 @@ def test_each_token_is_given_those_around_it(
     result = run(*command, "--tokens", "--top-logprobs", "2", TEXT)
     assert result.exit_code == 0, result.stderr
     *tokens, total = map(json.loads, result.stdout.splitlines())
+    assert kind_of("score", result.stdout.splitlines()[-1]) == "PseudoTotal"
     found = torch.tensor([token["logprob"] for token in tokens], dtype=torch.float64)
     torch.testing.assert_close(
         found, torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-4
@@ -193,6 +195,7 @@ def test_the_python_api_says_the_same(folders: dict[str, Path]) -> None:
     text = "The [MASK] sat."
     answer = model.fill(text, count=2)
     result = run("fill", "-m", str(folders["bert"]), "-n", "2", "--json", text)
+    assert kind_of("fill", result.stdout) == "Filling"
     assert answer.to_dict()["gaps"] == json.loads(result.stdout)["gaps"]
     assert answer._repr_html_().count("<tr>") == 3
     assert model.score(TEXT, convention="pll").to_dict()["pseudo_perplexity"] > 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from schemas import kind_of
 from servers import Server, Start
 
 from llmcli.cli.main import cli
@@ -105,6 +106,7 @@ def test_the_same_answer(both: Any, tmp_path: Path) -> None:
     _, there = both("chat", "--json", *asked, "And a crow?")
     ours, theirs = (json.loads(each.stdout) for each in (here, there))
     assert theirs["content"] == ours["content"]
+    assert kind_of("chat", there.stdout) == "Answer"
     assert {**theirs, "template": "", "sampling": ""} == {**ours, "template": "", "sampling": ""}
 
 

@@ -1,0 +1,1 @@
+"""What the records of --json hold, as types; docs/schemas has the same as JSON schemas."""
