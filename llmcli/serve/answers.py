@@ -134,6 +134,8 @@ class Answer:
         about: Where the model is from, as `provenance` tells it.
         drops_space: Whether a text begins without its first token's space.
         cached_tokens: Prompt tokens that were not read anew.
+        choices: What was made so far.
+        id: A name of its own.
     """
 
     plan: Plan
@@ -145,6 +147,7 @@ class Answer:
     drops_space: bool = False
     cached_tokens: int = 0
     choices: list[Choice] = field(init=False)
+    id: str = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -154,8 +157,9 @@ class Answer:
             for index in range(plan.best_of)
         ]
         self._told = False
+        self.id = f"{self.face.prefix}-{secrets.token_hex(12)}"
         self._common = {
-            "id": f"{self.face.prefix}-{secrets.token_hex(12)}",
+            "id": self.id,
             "created": int(time.time()),
             "model": self.model,
             "system_fingerprint": self.fingerprint,

@@ -44,6 +44,8 @@ from llmcli.tasks.prompts import sampling_params
 from llmcli.tasks.provenance import provenance, settings_record
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from llmcli.tokenization.chat import ChatTemplate
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class App:
         rules: What is let in.
         timeout: Seconds that an answer may take; None for any.
         noted: Called with each request's record.
+        tracer: Makes a span of each answer; None for none.
 
     Attributes:
         draining: Whether the server is about to end.
@@ -82,8 +85,10 @@ class App:
         rules: Rules,
         timeout: float | None = None,
         noted: Callable[[Record], None] = lambda record: None,
+        tracer: Tracer | None = None,
     ) -> None:
         self.engine = engine
+        self._tracer = tracer
         self.draining = False
         self._model = engine.model
         self._find_template = template
@@ -111,6 +116,7 @@ class App:
             answer=self._answer,
             timeout=self._timeout,
             finished=self._metrics.note_job,
+            tracer=self._tracer,
         )
 
         def post(
@@ -122,12 +128,15 @@ class App:
             routes=[
                 Route(
                     "/v1/completions",
-                    generating(prepare=partial(self._prepare, self._plan_completion)),
+                    generating(
+                        prepare=partial(self._prepare, self._plan_completion),
+                        operation="text_completion",
+                    ),
                     methods=["POST"],
                 ),
                 Route(
                     "/v1/chat/completions",
-                    generating(prepare=partial(self._prepare, self._plan_chat)),
+                    generating(prepare=partial(self._prepare, self._plan_chat), operation="chat"),
                     methods=["POST"],
                 ),
                 post("/v1/score", ScoreBody, self._score),

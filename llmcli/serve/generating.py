@@ -15,8 +15,10 @@ from llmcli.serve.engine import ClientGone, Engine, EngineDied, Job, QueueFull, 
 from llmcli.serve.errors import ApiError, api_error, engine_died, queue_full, shutting_down
 from llmcli.serve.gate import Record, respond
 from llmcli.serve.plan import Plan
+from llmcli.serve.telemetry import AnswerSpan, Operation, answer_span
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
     from starlette.types import Receive, Scope, Send
 
 _EVENT_STREAM = [
@@ -53,6 +55,8 @@ class Generating:
         answer: What gathers an answer.
         timeout: Seconds that an answer may take; None for any.
         finished: Called with each job when it is over.
+        operation: What spans call the route.
+        tracer: Makes spans; None for none.
     """
 
     engine: Engine
@@ -60,12 +64,25 @@ class Generating:
     answer: Callable[[Plan, Face], Answer]
     timeout: float | None
     finished: Callable[[Job, Answer], None]
+    operation: Operation
+    tracer: Tracer | None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            plan, face = await self.prepare(await read_body(receive))
-        except ClientGone:
-            return
+        with answer_span(self.tracer, self.operation, self.engine.model.name, scope) as span:
+            try:
+                await self._answer(scope, receive, send, span)
+            except ClientGone:
+                span.failed("client_disconnected")
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, span: AnswerSpan) -> None:
+        """Answer a request.
+
+        Raises:
+            ApiError: it cannot be answered, and nothing was sent yet.
+            ClientGone: nobody waits for the answer.
+        """
+        plan, face = await self.prepare(await read_body(receive))
+        span.asked(plan)
         answer = self.answer(plan, face)
         try:
             job = Job(requests=plan.requests(), stream=plan.stream)
@@ -80,17 +97,17 @@ class Generating:
         stream = _Stream(send)
         try:
             await self._run(answer, job, send, stream)
-        except ClientGone:
-            return
         except ApiError as exc:
             if not stream.begun:
                 raise
+            span.failed(exc.code or str(exc.status), status=exc.status)
             await stream.fail(exc)
         finally:
             watch.cancel()
             self.engine.done_with(job)
             answer.cached_tokens = job.cached_tokens
             _note(scope["record"], answer, job)
+            span.answered(answer, job)
             self.finished(job, answer)
 
     async def _run(self, answer: Answer, job: Job, send: Send, stream: _Stream) -> None:

@@ -20,6 +20,7 @@ from llmcli.reporting import Notify, silent
 from llmcli.serve.app import App
 from llmcli.serve.engine import Engine
 from llmcli.serve.gate import Record, Rules, loopback_hosts
+from llmcli.serve.telemetry import find_tracer
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -127,6 +128,7 @@ class _Server:
             ),
             timeout=options.timeout,
             noted=noted,
+            tracer=find_tracer(),
         )
         self._uvicorn = _Quiet(
             uvicorn.Config(
