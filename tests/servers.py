@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import queue
@@ -9,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,10 @@ import pytest
 
 from llmcli.api import load
 from llmcli.models.language_model import LanguageModel
+from llmcli.serve.app import App
+from llmcli.serve.engine import Engine
+from llmcli.serve.gate import Rules
+from llmcli.tasks.chat import template_for
 
 GUARD = Path(__file__).parent / "guard"
 
@@ -162,3 +167,20 @@ def running(
         process.stdout.close()
         assert process.stderr is not None
         process.stderr.close()
+
+
+@asynccontextmanager
+async def in_this_process(
+    model: LanguageModel, *, tracer: Any = None
+) -> AsyncIterator[tuple[App, httpx2.AsyncClient]]:
+    """A server of a model without a socket: one slot, one place to wait."""
+    engine = Engine(model, slots=1, queue=1)
+    await engine.start(lambda: None)
+    app = App(engine, template=lambda: template_for(model, "plain"), rules=Rules(), tracer=tracer)
+    transport = httpx2.ASGITransport(app.asgi)
+    try:
+        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
+            yield app, client
+    finally:
+        await asyncio.to_thread(engine.stop)
+        app.close()

@@ -48,6 +48,7 @@ class Request:
         prompt_logprobs: With a number, the prompt's own tokens are told with their
             log-probabilities and so many of the likeliest in their places.
         prompt_only: Whether nothing is to follow the prompt.
+        eos_ids: Tokens that end this text beside those that end all.
     """
 
     prompt: Prompt
@@ -56,6 +57,7 @@ class Request:
     index: int = 0
     prompt_logprobs: int | None = None
     prompt_only: bool = False
+    eos_ids: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -385,7 +387,7 @@ class Scheduler:
             request.params,
             n_positions=self._decoder.n_positions,
             token_bytes=self._token_bytes,
-            eos_ids=self._eos_ids,
+            eos_ids=self._eos_ids.union(request.eos_ids),
             index=request.index,
         )
 

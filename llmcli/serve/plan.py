@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from llmcli.engine.grammar.source import GrammarSource, json_schema
 from llmcli.engine.params import SamplingParams, check_range
 from llmcli.engine.scheduler import Request
 from llmcli.engine.transcript import Prompt
-from llmcli.errors import InvalidInput, LlmcliError
+from llmcli.errors import InvalidInput, LlmcliError, UnsupportedModel
 from llmcli.serve.errors import ApiError, api_error
 from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Filters, Sampling
 from llmcli.tasks.chat import Message, check_messages
 from llmcli.tasks.prompts import encode_prompt, for_prompt, prepare_prompt, sampling_params
+from llmcli.tokenization.infill import infill_of
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
     from llmcli.tokenization.chat import ChatTemplate
-    from llmcli.tokenization.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16
 """Of a completion, as the OpenAI API has it."""
@@ -29,13 +29,6 @@ _NAMES = {"max_tokens": "max_new_tokens", "min_tokens": "min_new_tokens"}
 _PARAMS = {field.name for field in fields(SamplingParams)}
 # Newer names of the API for what templates know.
 _ROLES = {"developer": "system"}
-# What the three marks of fill-in-the-middle are called: before, after, between.
-_FIM_MARKS = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +40,14 @@ class PlannedPrompt:
         tokens: How many there were before that.
         text: What it says; told with ``echo``.
         unseen: How many of its first tokens are not in the text (a begin token put there).
+        eos_ids: Tokens that end its continuation beside the model's own.
     """
 
     prompt: Prompt
     tokens: int
     text: str = ""
     unseen: int = 0
+    eos_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +103,7 @@ class Plan:
                 index=index,
                 prompt_logprobs=self.logprobs if self._tells_prompt(index) else None,
                 prompt_only=self.max_tokens == 0,
+                eos_ids=planned.eos_ids,
             )
             for place, planned in enumerate(self.prompts)
             for index in range(self.best_of)
@@ -135,6 +131,8 @@ def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
         raise _wrong("best_of", "best_of above n does not go with echo and logprobs.")
     if asked.suffix and asked.echo:
         raise _wrong("echo", "echo does not go with suffix.")
+    if asked.suffix and asked.heal:
+        raise _wrong("heal", "heal does not go with suffix.")
     logprobs = asked.logprobs
     # The best of several are chosen by their log-probabilities.
     needed = 0 if best_of > n and logprobs is None else logprobs
@@ -335,11 +333,12 @@ def _prompt(
     room: int,
 ) -> PlannedPrompt:
     tokenizer = model.tokenizer
-    if asked.suffix:
-        return _fitted(model, _fill_in(model, given, asked.suffix), params, room=room)
     if isinstance(given, list):
         for token in given:
             _known(model, token, "prompt")
+    if asked.suffix:
+        return _fill_in(model, asked, given, params)
+    if isinstance(given, list):
         text = tokenizer.decode_bytes(given).decode("utf-8", "replace")
         return _fitted(model, given, params, room=room, text=text)
     try:
@@ -380,23 +379,22 @@ def _known(model: LanguageModel, token: int, param: str) -> int:
     return token
 
 
-def _fill_in(model: LanguageModel, given: str | list[int], suffix: str) -> list[int]:
-    """A prompt and a suffix as a model that was taught to fill in the middle reads them."""
-    tokenizer = model.tokenizer
-    before, after, between = _fim_ids(tokenizer)
-    prompt = given if isinstance(given, list) else (tokenizer.ids(given) if given else [])
-    begin = [tokenizer.bos_id] if tokenizer.adds_bos and tokenizer.bos_id is not None else []
-    return [*begin, before, *prompt, after, *tokenizer.ids(suffix), between]
-
-
-def _fim_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
-    for names in _FIM_MARKS:
-        before, after, between = map(tokenizer.backend.token_to_id, names)
-        if before is not None and after is not None and between is not None:
-            return before, after, between
-    raise ApiError(
-        400,
-        "suffix: the model's tokenizer has no tokens for filling in the middle.",
-        param="suffix",
-        code="unsupported_parameter",
-    )
+def _fill_in(
+    model: LanguageModel, asked: CompletionRequest, given: str | list[int], params: SamplingParams
+) -> PlannedPrompt:
+    """A gap as a model that was taught to fill it reads what is around it."""
+    try:
+        found = infill_of(
+            model.tokenizer,
+            given,
+            asked.suffix or "",
+            name=model.name,
+            special=asked.special or "text",
+        )
+    except UnsupportedModel as exc:
+        raise ApiError(
+            400, f"suffix: {exc.message}", param="suffix", code="unsupported_parameter"
+        ) from exc
+    except InvalidInput as exc:
+        raise api_error(exc, param="suffix") from exc
+    return replace(_fitted(model, list(found.ids), params), eos_ids=found.eos_ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmcli.errors import UnsupportedModel
@@ -61,13 +61,18 @@ class Infill:
 
 
 def infill_of(
-    tokenizer: Tokenizer, prefix: str, suffix: str, *, name: str, special: SpecialTokens = "text"
+    tokenizer: Tokenizer,
+    prefix: str | Sequence[int],
+    suffix: str,
+    *,
+    name: str,
+    special: SpecialTokens = "text",
 ) -> Infill:
     """Write a prefix and a suffix for a model that fills in what is between them.
 
     Args:
         tokenizer: The model's.
-        prefix: What stands before.
+        prefix: What stands before; a text, or its tokens.
         suffix: What stands after.
         name: What messages call the model.
         special: What control tokens in both are.
@@ -81,7 +86,8 @@ def infill_of(
         marks = _known(tokenizer, names)
         if len(marks) < len(names):
             continue
-        first = [marks[0], *tokenizer.ids(prefix, special=special)]
+        before = tokenizer.ids(prefix, special=special) if isinstance(prefix, str) else prefix
+        first = [marks[0], *before]
         last = [marks[1], *_following(tokenizer, suffix, special)]
         ids = [*first, *last, marks[2]] if family.middle else [*last, *first]
         if tokenizer.adds_bos and tokenizer.bos_id is not None:

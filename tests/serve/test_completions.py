@@ -262,7 +262,7 @@ def test_steps_in_full(server: Server) -> None:
         ({"prompt": "x", "min_tokens": 20}, None, "above max_new_tokens"),
         ({"prompt": "x", "logit_bias": {"fox": 1}}, "logit_bias", "no.* token id|not a token id"),
         ({"prompt": "x", "logit_bias": {"99999": 1}}, "logit_bias", "no token 99999"),
-        ({"prompt": "x", "suffix": "y"}, "suffix", "filling in the middle"),
+        ({"prompt": "x", "suffix": "y"}, "suffix", "no tokens for filling in the middle"),
         ({"prompt": "x", "tools": [{}]}, "tools", "not supported"),
         ({"prompt": ""}, "prompt", "empty"),
         ({"prompt": []}, "prompt", "empty"),

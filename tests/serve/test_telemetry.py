@@ -15,13 +15,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv._incubating.attributes import gen_ai_attributes, openai_attributes
 from opentelemetry.trace import SpanKind, StatusCode
+from servers import in_this_process
 
 from llmcli.models.language_model import LanguageModel
 from llmcli.serve.app import App
-from llmcli.serve.engine import Engine
-from llmcli.serve.gate import Rules
 from llmcli.serve.telemetry import find_tracer
-from llmcli.tasks.chat import template_for
 
 ROUTE = "/v1/completions"
 PROMPT = "Once upon a time"
@@ -42,21 +40,8 @@ def spans_of(
     provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     async def run() -> None:
-        engine = Engine(model, slots=1, queue=1)
-        await engine.start(lambda: None)
-        app = App(
-            engine,
-            template=lambda: template_for(model, "plain"),
-            rules=Rules(),
-            tracer=provider.get_tracer("tests"),
-        )
-        transport = httpx2.ASGITransport(app.asgi)
-        try:
-            async with httpx2.AsyncClient(transport=transport, base_url="http://here") as client:
-                await talk(app, client)
-        finally:
-            await asyncio.to_thread(engine.stop)
-            app.close()
+        async with in_this_process(model, tracer=provider.get_tracer("tests")) as (app, client):
+            await talk(app, client)
 
     asyncio.run(run())
     spans = list(exporter.get_finished_spans())
