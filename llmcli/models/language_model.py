@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -81,6 +80,8 @@ class LanguageModel:
     @cached_property
     def versions(self) -> dict[str, str]:
         """Versions of what computes."""
+        from importlib.metadata import version  # 10 ms
+
         libraries = ("torch", "transformers", "tokenizers")
         return {"llmcli": __version__, **{name: version(name) for name in libraries}}
 

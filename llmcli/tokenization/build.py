@@ -22,11 +22,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+from tokenizers import __version__ as tokenizers_version
 from tokenizers.models import BPE
 
 from llmcli.errors import CorruptModel, StorageError, UnsupportedModel
@@ -42,7 +44,7 @@ from llmcli.tokenization.panics import quiet_panics
 
 __all__ = ["Built", "build", "tokenizer_cache"]
 
-_FORMAT = 1
+_FORMAT = 2
 _MOST_KEPT = 64  # tokenizers in the cache; the ones not used for longest go first
 
 # Classes of transformers that take tokenizer.json as it stands...
@@ -62,10 +64,12 @@ class Built:
         backend: The library's object.
         named: Texts of bos_token, eos_token and pad_token by transformers; empty where
             tokenizer.json was read as it stands, whose neighbours say so.
+        vocab_size: One more than the highest id, where it is known already.
     """
 
     backend: Backend
     named: Mapping[str, str]
+    vocab_size: int | None = None
 
 
 def build(folder: Path, detail: Callable[[str], None]) -> Built:
@@ -226,13 +230,20 @@ def _contents(path: Path) -> bytes:
 
 
 def _key(files: Mapping[str, bytes], hints: Mapping[str, str]) -> str:
-    from importlib.metadata import version  # 15 ms, and most models need none of this
-
-    libraries = [version(name) for name in ("transformers", "tokenizers")]
+    libraries = [tokenizers_version, *_state_of("transformers")]
     digest = hashlib.sha256(json.dumps([_FORMAT, libraries, hints], sort_keys=True).encode())
     for name, data in sorted(files.items()):
         digest.update(f"\n{name} {hashlib.sha256(data).hexdigest()}".encode())
     return digest.hexdigest()[:40]
+
+
+def _state_of(library: str) -> list[str | int]:
+    """What another release of a library changes, found without importing anything."""
+    spec = find_spec(library)
+    if spec is None or spec.origin is None:
+        return []
+    state = os.stat(spec.origin)
+    return [spec.origin, state.st_size, state.st_mtime_ns]
 
 
 def _kept(place: Path) -> Built | None:
@@ -243,7 +254,8 @@ def _kept(place: Path) -> Built | None:
         with suppress(OSError):  # a cache that is only read stays in use
             os.utime(place)
         with quiet_panics():
-            return Built(ready(Backend.from_str(state["tokenizer"]), place), named)
+            backend = ready(Backend.from_str(state["tokenizer"]), place)
+            return Built(backend, named, int(state["vocab_size"]))
     except Exception as exc:
         if type(exc) is Exception or isinstance(
             exc, OSError | ValueError | KeyError | TypeError | AttributeError | CorruptModel
@@ -273,8 +285,24 @@ def _convert(
         backend, named = build_with_transformers(Path(scratch), folder)
     if isinstance(backend, Backend):
         ready(backend, folder)
-        _keep(place, json.dumps({"named": named, "tokenizer": backend.to_str()}))
+        size = max(backend.get_vocab().values()) + 1
+        state = {"named": named, "vocab_size": size, "tokenizer": _read_soonest(backend)}
+        _keep(place, json.dumps(state, ensure_ascii=False))
     return Built(backend, named)
+
+
+def _read_soonest(backend: Backend) -> str:
+    """A tokenizer as JSON, with merges in the older form, ``"a b"``, which is read in less time."""
+    state = json.loads(backend.to_str())
+    merges = state["model"].get("merges")
+    if merges and not any(_reads_otherwise(part) for pair in merges for part in pair):
+        state["model"]["merges"] = [" ".join(pair) for pair in merges]
+    return json.dumps(state, ensure_ascii=False)
+
+
+def _reads_otherwise(part: str) -> bool:
+    """Whether the older form of merges is not able to say this."""
+    return " " in part or part.startswith("#version")
 
 
 def _untyped(value: Any) -> Any:

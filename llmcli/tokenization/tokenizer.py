@@ -63,6 +63,7 @@ class Tokenizer:
         named: Texts of bos_token and eos_token, where they are known already.
         rows: Tokens that the model has, where a model is meant: what the files name beyond them
             is not there, and rows without an entry, which pad the embedding, have no text.
+        vocab_size: One more than the highest id, where it is known already.
     """
 
     def __init__(
@@ -71,8 +72,11 @@ class Tokenizer:
         folder: Path,
         named: Mapping[str, str] | None = None,
         rows: int | None = None,
+        vocab_size: int | None = None,
     ) -> None:
         self._rows = rows
+        if vocab_size is not None:
+            self.vocab_size = vocab_size
         self.backend = backend
         self.folder = folder
         self._named = named or {}
@@ -92,7 +96,7 @@ class Tokenizer:
     ) -> Tokenizer:
         """The folder's tokenizer, as transformers makes it; see `llmcli.tokenization.build`."""
         built = build(folder, detail)
-        return cls(built.backend, folder, built.named, rows)
+        return cls(built.backend, folder, built.named, rows, built.vocab_size)
 
     @cached_property
     def vocab_size(self) -> int:
