@@ -88,7 +88,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
         env = {**os.environ, "XDG_CACHE_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1"}
-        env.pop("LLMCLI_MODEL", None)
+        for name in ("LLMCLI_MODEL", "PYTHONDONTWRITEBYTECODE"):
+            env.pop(name, None)
         folder = options.model or home / "gpt2"
         if options.model is None:
             # In a process of its own: a child's peak memory counts what its parent had at the fork.

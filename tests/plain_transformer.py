@@ -13,15 +13,27 @@ from llmcli.engine.blueprint import Blueprint, Layer
 Array = Any
 
 
-def logits(blueprint: Blueprint, weights: Mapping[str, Array], tokens: list[int]) -> Array:
-    """Logits after each token, [time, vocab]."""
-    final = hidden(blueprint, weights, tokens)
+def logits(
+    blueprint: Blueprint,
+    weights: Mapping[str, Array],
+    tokens: list[int],
+    *,
+    integer_cache: bool = False,
+) -> Array:
+    """Logits after each token, [time, vocab]; keys and values may be rounded to 8 bits."""
+    final = hidden(blueprint, weights, tokens, integer_cache=integer_cache)
     head = weights["embedding.weight"] if blueprint.tied else weights["head.weight"]
     scores = final @ head.astype(np.float64).T + weights.get("head.bias", 0)
     return _capped(scores, blueprint.logit_cap)
 
 
-def hidden(blueprint: Blueprint, weights: Mapping[str, Array], tokens: list[int]) -> Array:
+def hidden(
+    blueprint: Blueprint,
+    weights: Mapping[str, Array],
+    tokens: list[int],
+    *,
+    integer_cache: bool = False,
+) -> Array:
     """What the head reads, [time, width]."""
     x = weights["embedding.weight"][tokens].astype(np.float64) * blueprint.embedding_scale
     if blueprint.positions:
@@ -30,19 +42,25 @@ def hidden(blueprint: Blueprint, weights: Mapping[str, Array], tokens: list[int]
     if blueprint.embedding_norm:
         x = _norm(blueprint, weights, "embedding_norm", x)
     for index, layer in enumerate(blueprint.layers):
-        x = _layer(blueprint, layer, weights, f"layers.{index}.", x)
+        x = _layer(blueprint, layer, weights, f"layers.{index}.", x, integer_cache)
     return _norm(blueprint, weights, "final_norm", x) if blueprint.final_norm else x
 
 
 def _layer(
-    blueprint: Blueprint, layer: Layer, weights: Mapping[str, Array], at: str, x: Array
+    blueprint: Blueprint,
+    layer: Layer,
+    weights: Mapping[str, Array],
+    at: str,
+    x: Array,
+    integer_cache: bool,
 ) -> Array:
     def normed(role: str, y: Array) -> Array:
         name = f"{at}{role}"
         return _norm(blueprint, weights, name, y) if f"{name}.weight" in weights else y
 
     read = normed("attention_norm", x)
-    attended = normed("attention_post_norm", _attention(blueprint, layer, weights, at, read))
+    attended = _attention(blueprint, layer, weights, at, read, integer_cache)
+    attended = normed("attention_post_norm", attended)
     if blueprint.parallel:
         second = read if blueprint.shared_norm else normed("mlp_norm", x)
         return x + attended + _feed_forward(blueprint, weights, at, second)
@@ -52,7 +70,12 @@ def _layer(
 
 
 def _attention(
-    blueprint: Blueprint, layer: Layer, weights: Mapping[str, Array], at: str, x: Array
+    blueprint: Blueprint,
+    layer: Layer,
+    weights: Mapping[str, Array],
+    at: str,
+    x: Array,
+    integer_cache: bool,
 ) -> Array:
     time, size = len(x), blueprint.head_size
     heads, groups = blueprint.heads, blueprint.kv_heads
@@ -67,6 +90,9 @@ def _attention(
         angles = np.arange(time)[:, None] * np.array(turn.frequencies)
         cosine, sine = np.cos(angles)[:, None] * turn.scale, np.sin(angles)[:, None] * turn.scale
         q, k = (_turned(each, cosine, sine) for each in (q, k))
+    if integer_cache:
+        k = np.concatenate([_rounded(k[..., i : i + 32]) for i in range(0, size, 32)], axis=-1)
+        v = _rounded(v)
     k, v = (np.repeat(each, heads // groups, axis=1) for each in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k) * layer.scale
     scores = _capped(scores, blueprint.attention_cap)
@@ -81,6 +107,12 @@ def _attention(
     shares /= shares.sum(axis=-1, keepdims=True)
     mixed = np.einsum("hqk,khd->qhd", shares, v).reshape(time, heads * size)
     return _linear(weights, f"{at}attention_out", mixed)
+
+
+def _rounded(x: Array) -> Array:
+    """To multiples of a 127th of the largest of the last axis."""
+    unit = np.abs(x).max(axis=-1, keepdims=True) / 127
+    return np.rint(x / np.where(unit > 0, unit, 1)) * unit
 
 
 def _turned(x: Array, cosine: Array, sine: Array) -> Array:

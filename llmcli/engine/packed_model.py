@@ -16,6 +16,9 @@ from llmcli.engine.native.model import NativeModel
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
+# Of an element of keys and values, by the precision of the weights.
+_CACHE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1, "int4": 1}
+
 
 def pack(
     blueprint: Blueprint, weights: Iterable[tuple[str, Floats]], precision: Precision
@@ -92,7 +95,7 @@ class PackedModel:
             self.precision = panels.precision_of({"panels": arrays[f"{place}.panels"]})
         except KeyError:
             raise ValueError(f"{place} is missing") from None
-        self.native = NativeModel(blueprint, arrays, half_cache=self.precision != "float32")
+        self.native = NativeModel(blueprint, arrays, cache_bytes=_CACHE_BYTES[self.precision])
         self._embedding = self._rows(arrays, "embedding.weight", blueprint.vocab_size)
         if self._embedding is None and not blueprint.tied:
             raise ValueError("embedding.weight is missing")

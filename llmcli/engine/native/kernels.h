@@ -113,10 +113,24 @@ static inline int64_t padded(int64_t count, int64_t to)
     return (count + to - 1) / to * to;
 }
 
-/* Where a slot's planes are, in elements. */
-static inline int64_t plane_of(const struct model *model, int64_t room)
+/* Where the parts of a key/value head's plane are in a slot, in bytes; keys come first. */
+struct plane {
+    int64_t values, key_factors, value_factors, nbytes;
+};
+
+static inline int64_t key_groups(const struct model *model)
 {
-    return room * (model->head_dim + padded(model->head_dim, LANES));
+    return (model->head_dim + KEY_GROUP - 1) / KEY_GROUP;
+}
+
+static inline struct plane plane_of(const struct model *model, int64_t room)
+{
+    struct plane made = {.values = room * model->head_dim * model->cache_bytes};
+    made.key_factors = made.values + room * padded(model->head_dim, LANES) * model->cache_bytes;
+    int64_t factors = model->cache_bytes == 1 ? room * (int64_t)sizeof(float) : 0;
+    made.value_factors = made.key_factors + key_groups(model) * factors;
+    made.nbytes = made.value_factors + factors;
+    return made;
 }
 
 static inline int64_t attend_bytes(const struct model *model, int64_t positions)

@@ -104,7 +104,7 @@ class Model(ctypes.Structure):
         ("parallel", _int32),
         ("shared_norm", _int32),
         ("whole_norm", _int32),
-        ("half_cache", _int32),
+        ("cache_bytes", _int32),
         ("attention_cap", _float),
         ("logit_cap", _float),
         ("alibi", _pointer),

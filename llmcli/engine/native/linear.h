@@ -27,6 +27,7 @@
     }
 FLOAT_TILE(f32_tile, float, v_load)
 FLOAT_TILE(half_tile, uint16_t, v_load_half)
+FLOAT_TILE(byte_tile, int8_t, v_load_bytes)
 
 /* The same of bfloat16 in pairs of inputs; an odd last input's partner is left out. */
 INLINE void bf16_tile(const float *x, int64_t x_stride, const uint16_t *w, int64_t w_step,
@@ -200,6 +201,7 @@ INLINE void int4_tile(const struct linear *layer, const struct quantized *q, int
     }
 FLOAT_ROWS(f32_rows, f32_tile, float, 256)
 FLOAT_ROWS(half_rows, half_tile, uint16_t, 256)
+FLOAT_ROWS(byte_rows, byte_tile, int8_t, 256)
 FLOAT_ROWS(bf16_rows, bf16_tile, uint16_t, 512)
 
 #define INT_CASE(tile, R)                                                                          \

@@ -100,7 +100,8 @@ class NativeModel:
             float32. Where the network is gated, ``layers.N.up`` holds gate and up as
             :func:`llmcli.engine.native.panels.gated` joins them. Tied weights stand under
             ``head`` as well, or only there: embeddings are looked up elsewhere.
-        half_cache: Whether keys and values are kept in float16, not in float32.
+        cache_bytes: Of an element of keys and values: 4 is float32, 2 float16, 1 int8 with a
+            factor for each key and value.
 
     Raises:
         ValueError: an array is missing, or has another size or type than the blueprint says.
@@ -108,7 +109,7 @@ class NativeModel:
     """
 
     def __init__(
-        self, blueprint: Blueprint, arrays: Mapping[str, Array], *, half_cache: bool
+        self, blueprint: Blueprint, arrays: Mapping[str, Array], *, cache_bytes: int
     ) -> None:
         loaded = library()
         if loaded is None:
@@ -138,7 +139,7 @@ class NativeModel:
             parallel=blueprint.parallel,
             shared_norm=blueprint.shared_norm,
             whole_norm=blueprint.query_key_norm_whole,
-            half_cache=half_cache,
+            cache_bytes=cache_bytes,
             attention_cap=blueprint.attention_cap,
             logit_cap=blueprint.logit_cap,
             alibi=address(alibi),

@@ -22,7 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { LANES = 16, KEYS = 64 };
+enum { LANES = 16, KEYS = 64, KEY_GROUP = 32 };
 
 /* Weights lie in panels of 16 outputs, in the order in which they are read. Outputs are padded
  * with zeros to 16, inputs to what is said here.
@@ -89,7 +89,7 @@ struct model {
     int32_t parallel;        /* both sub-layers read the layer's input */
     int32_t shared_norm;     /* and through one norm, attention_norm */
     int32_t whole_norm;      /* query and key norms are over all heads together */
-    int32_t half_cache;      /* keys and values in float16, else float32 */
+    int32_t cache_bytes;     /* of an element of keys and values: see struct slot */
     float attention_cap;     /* cap * tanh(score / cap); 0: none */
     float logit_cap;         /* the same */
     const float *alibi;      /* [heads] slope of the distance, or NULL */
@@ -105,9 +105,12 @@ struct rotation {
     int64_t pairs;
 };
 
-/* Keys and values of one sequence: for each layer and key/value head a plane of keys
- * [room / 64][head_dim][64] (so that scores come without a sum across lanes) and one of values
- * [room][head_dim padded to 16]. Positions follow each other in both, so a shorter length is a roll-back. */
+/* Keys and values of one sequence: for each layer and key/value head keys [room / 64][head_dim][64]
+ * (so that scores come without a sum across lanes) and values [room][head_dim padded to 16], of
+ * float32 (4 bytes), float16 (2) or int8 (1). Of the last, float32 factors follow, of each 32
+ * dimensions of a key, for some models have keys with outliers, and of each value:
+ * [head_dim / 32, rounded up][room] and [room]. Positions follow each other in all of them, so a
+ * shorter length is a roll-back. */
 struct slot {
     void *memory;
     int64_t room; /* positions, a multiple of KEYS */

@@ -529,14 +529,9 @@ EXPORT const char *llmcli_model_fault(const struct model *model)
 
 /* -- slots ----------------------------------------------------------------------------------- */
 
-static int64_t element(const struct model *model)
-{
-    return model->half_cache ? 2 : 4;
-}
-
 EXPORT int64_t llmcli_slot_bytes(const struct model *model, int64_t room)
 {
-    return model->n_layer * model->kv_heads * plane_of(model, room) * element(model);
+    return model->n_layer * model->kv_heads * plane_of(model, room).nbytes;
 }
 
 /* Memory that is committed as it is touched; NULL if there is none to be had. */
@@ -550,44 +545,62 @@ EXPORT void llmcli_slot_free(void *memory, int64_t nbytes)
     pages_free(memory, (size_t)larger(nbytes, 1));
 }
 
+/* Positions [first, last) of one slot to another, where the first of them becomes `to_first`. Keys
+ * lie in blocks of KEYS, so `first` and `to_first` begin one, and the last is copied whole. */
+static void copy_positions(const struct model *model, const void *from, int64_t from_room,
+                           int64_t first, int64_t last, void *to, int64_t to_room, int64_t to_first)
+{
+    const struct plane from_plane = plane_of(model, from_room), to_plane = plane_of(model, to_room);
+    int64_t key = model->head_dim * model->cache_bytes, count = last - first;
+    int64_t value = padded(model->head_dim, LANES) * model->cache_bytes, factor = sizeof(float);
+    for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
+        const char *source = (const char *)from + plane * from_plane.nbytes;
+        char *target = (char *)to + plane * to_plane.nbytes;
+        memcpy(target + to_first * key, source + first * key, (size_t)(padded(count, KEYS) * key));
+        memcpy(target + to_plane.values + to_first * value, source + from_plane.values + first * value,
+               (size_t)(count * value));
+        if (model->cache_bytes != 1)
+            continue;
+        for (int64_t group = 0; group < key_groups(model); group++)
+            memcpy(target + to_plane.key_factors + (group * to_room + to_first) * factor,
+                   source + from_plane.key_factors + (group * from_room + first) * factor,
+                   (size_t)(count * factor));
+        memcpy(target + to_plane.value_factors + to_first * factor,
+               source + from_plane.value_factors + first * factor, (size_t)(count * factor));
+    }
+}
+
 /* The first `length` positions of one slot into another. */
 EXPORT void llmcli_slot_copy(const struct model *model, const void *from, int64_t from_room, void *to,
                              int64_t to_room, int64_t length)
 {
-    int64_t size = element(model), keys = model->head_dim, values = padded(keys, LANES);
-    for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
-        const char *source = (const char *)from + plane * plane_of(model, from_room) * size;
-        char *target = (char *)to + plane * plane_of(model, to_room) * size;
-        memcpy(target, source, (size_t)(padded(length, KEYS) * keys * size));
-        memcpy(target + to_room * keys * size, source + from_room * keys * size,
-               (size_t)(length * values * size));
-    }
+    copy_positions(model, from, from_room, 0, length, to, to_room, 0);
 }
 
-/* A block of KEYS positions of one slot into another, whole: its keys lie together, too. */
+/* A block of KEYS positions of one slot into another. */
 EXPORT void llmcli_block_copy(const struct model *model, const void *from, int64_t from_room,
                               int64_t from_block, void *to, int64_t to_room, int64_t to_block)
 {
-    int64_t size = element(model), keys = model->head_dim * KEYS * size;
-    int64_t values = padded(model->head_dim, LANES) * KEYS * size;
-    for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
-        const char *source = (const char *)from + plane * plane_of(model, from_room) * size;
-        char *target = (char *)to + plane * plane_of(model, to_room) * size;
-        memcpy(target + to_block * keys, source + from_block * keys, (size_t)keys);
-        memcpy(target + to_room * model->head_dim * size + to_block * values,
-               source + from_room * model->head_dim * size + from_block * values, (size_t)values);
-    }
+    copy_positions(model, from, from_room, from_block * KEYS, (from_block + 1) * KEYS, to, to_room,
+                   to_block * KEYS);
 }
 
 /* Give back the pages that only positions from `length` on use. */
 EXPORT void llmcli_slot_trim(const struct model *model, void *memory, int64_t room, int64_t length)
 {
-    int64_t size = element(model), keys = model->head_dim, values = padded(keys, LANES);
+    const struct plane parts = plane_of(model, room);
+    int64_t key = model->head_dim * model->cache_bytes;
+    int64_t value = padded(model->head_dim, LANES) * model->cache_bytes, factor = sizeof(float);
+    if (length == 0) { /* pages that planes share, too */
+        pages_give_back(memory, (char *)memory + llmcli_slot_bytes(model, room));
+        return;
+    }
     for (int64_t plane = 0; plane < model->n_layer * model->kv_heads; plane++) {
-        char *start = (char *)memory + plane * plane_of(model, room) * size;
-        pages_give_back(start + padded(length, KEYS) * keys * size, start + room * keys * size);
-        start += room * keys * size;
-        pages_give_back(start + length * values * size, start + room * values * size);
+        char *start = (char *)memory + plane * parts.nbytes;
+        pages_give_back(start + padded(length, KEYS) * key, start + parts.values);
+        pages_give_back(start + parts.values + length * value, start + parts.key_factors);
+        for (int64_t at = parts.key_factors; at < parts.nbytes; at += room * factor)
+            pages_give_back(start + at + length * factor, start + at + room * factor);
     }
 }
 

@@ -13,6 +13,7 @@
  *   v_load(p) v_store(p, v)                    16 floats, no alignment needed
  *   v_load_some(p, n) v_store_some(p, n, v)    the first n lanes (0 <= n; the rest reads as 0)
  *   v_load_half(p) v_store_half(p, v)          16 float16; to the nearest, to even
+ *   v_load_bytes(p)                            16 int8
  *   v_load_pairs(p, &even, &odd)               16 pairs of bfloat16
  *   v_add v_sub v_mul v_div v_fma(a, b, c)     c + a * b
  *   v_max(a, b) v_min(a, b)                    a > b ? a : b, a < b ? a : b: NaN in b stays

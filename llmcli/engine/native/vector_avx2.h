@@ -106,6 +106,9 @@ INLINE int32_t i_sum(ivec i)
     some = _mm_add_epi32(some, _mm_shuffle_epi32(some, 0xb1));
     return _mm_cvtsi128_si32(some);
 }
+#define EIGHT(p)                                                                                   \
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p))))
+BOTH(vec, v_load_bytes, (const int8_t *p), EIGHT(p), EIGHT(p + 8))
 INLINE void i_store_bytes(int8_t *p, ivec i)
 {
     /* Packing works within halves of 128 bits; the permutation puts them in order. */

@@ -80,6 +80,10 @@ INLINE ivec i_add(ivec a, ivec b) { return _mm512_add_epi32(a, b); }
 INLINE ivec i_sub(ivec a, ivec b) { return _mm512_sub_epi32(a, b); }
 INLINE ivec i_half(ivec i) { return _mm512_srai_epi32(i, 1); }
 INLINE int32_t i_sum(ivec i) { return _mm512_reduce_add_epi32(i); }
+INLINE vec v_load_bytes(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+}
 INLINE void i_store_bytes(int8_t *p, ivec i)
 {
     _mm_storeu_si128((__m128i *)p, _mm512_cvtsepi32_epi8(i));

@@ -121,6 +121,7 @@ INLINE int32_t i_sum(ivec i)
         sum += i[j];
     return sum;
 }
+EACH(vec, v_load_bytes, (const int8_t *p), p[j])
 INLINE void i_store_bytes(int8_t *p, ivec i)
 {
     for (int j = 0; j < LANES; j++)

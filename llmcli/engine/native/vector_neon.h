@@ -95,6 +95,15 @@ INLINE int32_t i_sum(ivec i)
 {
     return vaddvq_s32(vaddq_s32(vaddq_s32(i.val[0], i.val[1]), vaddq_s32(i.val[2], i.val[3])));
 }
+INLINE vec v_load_bytes(const int8_t *p)
+{
+    int8x16_t all = vld1q_s8(p);
+    int16x8_t low = vmovl_s8(vget_low_s8(all)), high = vmovl_s8(vget_high_s8(all));
+    return (vec){{vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))),
+                  vcvtq_f32_s32(vmovl_s16(vget_high_s16(low))),
+                  vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                  vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)))}};
+}
 INLINE void i_store_bytes(int8_t *p, ivec i)
 {
     int16x8_t low = vcombine_s16(vqmovn_s32(i.val[0]), vqmovn_s32(i.val[1]));

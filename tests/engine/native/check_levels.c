@@ -168,7 +168,7 @@ static uint64_t whole_model(void)
         .head_dim = sizes[draw() % 4], .inner = 1 + draw() % 90,
         .activation = ACT_GELU_TANH + (int32_t)(draw() % 7), .gated = draw() % 2,
         .parallel = draw() % 2, .shared_norm = draw() % 2, .whole_norm = draw() % 3 == 0,
-        .half_cache = draw() % 2, .attention_cap = draw() % 2 ? 1.5f : 0,
+        .cache_bytes = 1 << draw() % 3, .attention_cap = draw() % 2 ? 1.5f : 0,
         .logit_cap = draw() % 2 ? 2.0f : 0, .layers = layers,
     };
     model.heads = model.kv_heads * (1 + draw() % 3);

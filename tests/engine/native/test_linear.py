@@ -201,7 +201,7 @@ def test_scoring_without_logits_gives_the_same_bits(precision: Precision, rows: 
         activation="silu", tied=False, logit_cap=4.0,
     )  # fmt: skip
     arrays = arrays_of(blueprint, weights_of(blueprint, 1), precision)
-    model = NativeModel(blueprint, arrays, half_cache=False)
+    model = NativeModel(blueprint, arrays, cache_bytes=4)
     states = drawn(5, rows, 40) * np.float32(3)
     targets = np.random.default_rng(2).integers(-1, 9001, rows)
     logits = model.logits(states, threads=2)

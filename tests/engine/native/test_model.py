@@ -25,7 +25,7 @@ def test_every_structure_is_what_numpy_computes(
 ) -> None:
     weights = weights_of(blueprint, seed, biases=biases)
     arrays = arrays_of(blueprint, weights, "float32")
-    model = NativeModel(blueprint, arrays, half_cache=False)
+    model = NativeModel(blueprint, arrays, cache_bytes=4)
     text = [(7 * i + seed) % blueprint.vocab_size for i in range(data.draw(st.integers(1, 40)))]
     wanted = plain_transformer.logits(blueprint, weights, text)
     found = {}
@@ -40,19 +40,40 @@ def test_every_structure_is_what_numpy_computes(
         assert np.array_equal(found[LEVELS[0]], found[name]), name
 
 
+@settings(max_examples=40)
+@given(blueprint=blueprints(), seed=st.integers(0, 99), length=st.integers(1, 150))
+def test_integer_keys_and_values(blueprint: Blueprint, seed: int, length: int) -> None:
+    weights = weights_of(blueprint, seed)
+    arrays = arrays_of(blueprint, weights, "float32")
+    model = NativeModel(blueprint, arrays, cache_bytes=1)
+    text = [(7 * i + seed) % blueprint.vocab_size for i in range(length)]
+    wanted = plain_transformer.logits(blueprint, weights, text, integer_cache=True)
+    found = []
+    for name in LEVELS:
+        with at_level(name):
+            found += run(model, weights["embedding.weight"], [text], [[(0, length)]])
+    # A number that lies between two integers may be rounded the other way, a 127th of the largest.
+    error = np.sqrt(np.mean((found[0] - wanted) ** 2))
+    assert error < 0.03 * np.sqrt(np.mean(wanted**2))
+    for other in found[1:]:
+        assert np.array_equal(found[0], other)
+
+
 @settings(max_examples=60)
 @given(
     blueprint=blueprints(),
     precision=st.sampled_from(["float32", "bfloat16", "int8", "int4"]),
-    half_cache=st.booleans(),
+    cache_bytes=st.sampled_from([4, 2, 1]),
     level=st.sampled_from(LEVELS or ["c"]),
     data=st.data(),
 )
 def test_a_token_gets_the_same_bits_in_every_company(
-    blueprint: Blueprint, precision: Precision, half_cache: bool, level: str, data: st.DataObject
+    blueprint: Blueprint, precision: Precision, cache_bytes: int, level: str, data: st.DataObject
 ) -> None:
     weights = weights_of(blueprint, 5)
-    model = NativeModel(blueprint, arrays_of(blueprint, weights, precision), half_cache=half_cache)
+    model = NativeModel(
+        blueprint, arrays_of(blueprint, weights, precision), cache_bytes=cache_bytes
+    )
     embedding = weights["embedding.weight"]
     texts = data.draw(
         st.lists(
@@ -105,19 +126,19 @@ def llama(width: int = 64, layers: int = 2) -> Blueprint:
     )
 
 
-def made(precision: Precision, *, half_cache: bool = True) -> tuple[NativeModel, Any]:
+def made(precision: Precision, *, cache_bytes: int = 2) -> tuple[NativeModel, Any]:
     blueprint = llama()
     weights = weights_of(blueprint, 3, biases=False)
     arrays = arrays_of(blueprint, weights, precision)
-    return NativeModel(blueprint, arrays, half_cache=half_cache), weights["embedding.weight"]
+    return NativeModel(blueprint, arrays, cache_bytes=cache_bytes), weights["embedding.weight"]
 
 
 TEXT = [(13 * i + i // 7) % 300 for i in range(150)]
 
 
-@pytest.mark.parametrize("half_cache", [False, True])
-def test_a_copied_prefix_is_as_good_as_a_read_one(half_cache: bool) -> None:
-    model, embedding = made("float32", half_cache=half_cache)
+@pytest.mark.parametrize("cache_bytes", [4, 2, 1])
+def test_a_copied_prefix_is_as_good_as_a_read_one(cache_bytes: int) -> None:
+    model, embedding = made("float32", cache_bytes=cache_bytes)
     for length in (1, 15, 16, 17, 100):
         source, target = SlotMemory(model, 160), SlotMemory(model, 300)
         model.forward(embedding[TEXT], [source], [0] * 150, range(150), [], threads=2)
@@ -135,7 +156,7 @@ def test_a_copied_prefix_is_as_good_as_a_read_one(half_cache: bool) -> None:
 
 
 def test_trimming_keeps_what_is_before() -> None:
-    model, embedding = made("float32", half_cache=False)
+    model, embedding = made("float32", cache_bytes=4)
     one, other = SlotMemory(model, 4096), SlotMemory(model, 4096)
     for slot in (one, other):
         model.forward(embedding[TEXT], [slot], [0] * 150, range(150), [], threads=1)
@@ -199,12 +220,12 @@ def test_a_damaged_model_is_refused() -> None:
     blueprint = llama()
     weights = weights_of(blueprint, 3)
     whole = arrays_of(blueprint, weights, "int8")
-    NativeModel(blueprint, whole, half_cache=True)
+    NativeModel(blueprint, whole, cache_bytes=2)
     for name, array in whole.items():
         if name.endswith(".bias") or name == "embedding.weight":
             continue
         missing = {other: each for other, each in whole.items() if other != name}
         with pytest.raises((ValueError, KeyError)):
-            NativeModel(blueprint, missing, half_cache=True)
+            NativeModel(blueprint, missing, cache_bytes=2)
         with pytest.raises(ValueError, match=r"is not|do not|size|missing"):
-            NativeModel(blueprint, {**whole, name: array[:-1]}, half_cache=True)
+            NativeModel(blueprint, {**whole, name: array[:-1]}, cache_bytes=2)
