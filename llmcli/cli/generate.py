@@ -10,25 +10,27 @@ import click
 
 from llmcli.cli.batch import BatchOptions, batch_options, run_batch
 from llmcli.cli.boundary import INTERRUPTED, InterruptFlag
+from llmcli.cli.generate_options import GenerateOptions
 from llmcli.cli.grammar_options import GrammarOptions, grammar_options
 from llmcli.cli.help import command
 from llmcli.cli.log import open_log
 from llmcli.cli.options import (
     InputOptions,
     calibration_option,
+    files,
     input_options,
     load_model,
     model_names,
     model_options,
     output_options,
     refuse_idle,
-    unescaped,
 )
 from llmcli.cli.prompt_options import PromptOptions, prompt_options, under
 from llmcli.cli.sampling_options import Ranged, SamplingOptions, sampling_options, seed_option
 from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import DraftStats, SamplingParams
 from llmcli.errors import InvalidInput
+from llmcli.io.files import existing_parent
 from llmcli.io.prompts import read_prompt
 from llmcli.models.options import LoadOptions
 from llmcli.tasks.prompts import check_combination, new_seed, sampling_params
@@ -36,7 +38,6 @@ from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from llmcli.io.generation_log import GenerationLog
-    from llmcli.models.calibration_file import FittedTemperature
     from llmcli.models.language_model import LanguageModel
     from llmcli.tasks.batch import Verb
     from llmcli.tasks.generate import Continuation
@@ -45,54 +46,8 @@ if TYPE_CHECKING:
     from llmcli.tasks.remote import Client
     from llmcli.tasks.statistics import GenerationStats
     from llmcli.terminal.generate import GenerateView
-    from llmcli.tokenization.tokenizer import SpecialTokens
 
 M = TypeVar("M", bound="Described")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
-    """What generate alone takes."""
-
-    stop: tuple[str, ...]
-    keep_stop: bool
-    ignore_eos: bool
-    num_return_sequences: int | None
-    num_beams: int | None
-    length_penalty: float | None
-    early_stopping: str | None
-    seed: int | None
-    logprobs: int | None
-    heal: bool
-    source_lang: str | None
-    target_lang: str | None
-    prefix: str
-    bos: bool
-    special: SpecialTokens
-    echo: bool | None
-    null: bool
-    stats: bool
-    keep_newline: bool
-    draft: str | None
-    calibration: FittedTemperature | None
-    batch_size: int | None
-    context: int | None
-
-    def given(self) -> dict[str, Any]:
-        """Return what was set, by SamplingParams' names."""
-        names = ("num_return_sequences", "num_beams", "length_penalty", "seed", "logprobs")
-        said = {name: value for name in names if (value := getattr(self, name)) is not None}
-        if self.early_stopping is not None:
-            words = {"true": True, "false": False}
-            said["early_stopping"] = words.get(self.early_stopping, self.early_stopping)
-        if self.draft is not None:
-            said.setdefault("num_beams", 1)
-        return {
-            **said,
-            "stop": tuple(unescaped(each) for each in self.stop),
-            "keep_stop": self.keep_stop,
-            "ignore_eos": self.ignore_eos,
-        }
 
 
 @command()
@@ -126,6 +81,13 @@ class GenerateOptions:
     type=Ranged(int),
     metavar="K",
     help="Show log-probabilities: in JSON with the K likeliest tokens, on a terminal as tints.",
+)
+@click.option(
+    "--html",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write a page to look at, complete in itself: the tokens, and what else was likely; "
+    "--logprobs says how many.  [default: 5]",
 )
 @click.option(
     "--draft",
@@ -198,13 +160,16 @@ def generate(
       llmcli generate -n 40 --seed 7 --stop '\\n' "The old king said:"
       cat article.txt | llmcli generate - "TL;DR:"
       llmcli generate --json --logprobs 3 -n 5 "The sky is" | jq .tokens
+      llmcli generate --html tokens.html -n 60 "Once upon a time"
       llmcli generate --jsonl --batch-size 8 --seed 1 -i prompts.jsonl > texts.jsonl
       llmcli generate -m facebook/nllb-200-distilled-600M --target-lang fra_Latn "Good morning."
       llmcli generate --jsonl -i prompts.csv --field question -o answers.jsonl --resume
     """
     options = GenerateOptions(**own)
     if batch.jsonl:
-        refuse_idle("does not go with --jsonl", null="-0", keep_newline="--keep-newline")
+        refuse_idle(
+            "does not go with --jsonl", null="-0", keep_newline="--keep-newline", html="--html"
+        )
     if batch.ray is not None:
         refuse_idle("does not go with --ray", stats="--stats")
     if console.json_output:
@@ -224,6 +189,8 @@ def generate(
     if options.draft and options.num_beams:
         raise InvalidInput("A draft does not work with beam search.", "Leave one of them out.")
     batch.check(inputs, own_output=True)
+    if options.html is not None:
+        existing_parent(options.html, inputs=inputs.files)
     call = _Call(given, asked, wording, sampling, batch.placed(model), options)
     if server.server is not None:
         if _ask_server(call, server.client(model, _REMOTE), batch.output, prompt, inputs, console):
@@ -264,6 +231,7 @@ class _Call:
             end="\0" if self.options.null else "\n",
             echo=self.options.echo,
             output=None if output is None else Path(output),
+            html=None if self.options.html is None else Path(self.options.html),
         )
 
     def load(
@@ -317,7 +285,7 @@ class _Call:
 
 # What a server takes of the command's options.
 _REMOTE = {
-    *("stop", "keep_stop", "ignore_eos", "num_return_sequences", "seed", "logprobs"),
+    *("html", "stop", "keep_stop", "ignore_eos", "num_return_sequences", "seed", "logprobs"),
     *("heal", "bos", "special", "echo", "null", "stats", "output", "max_new_tokens"),
     *("min_new_tokens", "temperature", "greedy", "top_k", "top_p", "min_p", "typical_p", "top_h"),
     *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "presence_penalty"),

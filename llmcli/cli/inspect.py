@@ -316,11 +316,10 @@ def _write_page(
     model: LanguageModel, seen: Inspection, path: str, inputs: InputOptions, console: Console
 ) -> None:
     from llmcli.tasks.provenance import provenance
-    from llmcli.terminal.inspect_page import inspect_page
+    from llmcli.terminal.inspect_page import write_inspect_page
 
     with atomic_write(existing_parent(path, inputs=inputs.files)) as file:
-        for part in inspect_page(seen, model.token_bytes, provenance(model)):
-            file.write(part)
+        write_inspect_page(file.write, seen, model.token_bytes, provenance(model))
 
 
 def _record(model: LanguageModel, seen: Inspection, text: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from llmcli.cli.help import command
 from llmcli.cli.options import (
     InputOptions,
     calibration_option,
+    files,
     input_options,
     load_model,
     model_options,
@@ -21,6 +22,7 @@ from llmcli.cli.sampling_options import SamplingOptions, filter_options
 from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.engine.params import SamplingParams
 from llmcli.errors import InvalidInput
+from llmcli.io.files import existing_parent
 from llmcli.io.prompts import read_prompt
 from llmcli.models.options import LoadOptions
 from llmcli.terminal.console import Console
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
     help="Number of tokens to list.",
 )
 @filter_options
+@click.option(
+    "--html",
+    metavar="FILE",
+    shell_complete=files,
+    help="Write a page to look at, complete in itself.",
+)
 @click.option("--bos", is_flag=True, help="Put the begin-of-text token first.")
 @click.option("--keep-newline", is_flag=True, help="Keep the newline at the end of stdin.")
 @calibration_option
@@ -53,6 +61,7 @@ def next_tokens(
     prompt: tuple[str, ...],
     count: int,
     sampling: SamplingOptions,
+    html: str | None,
     bos: bool,
     keep_newline: bool,
     calibration: FittedTemperature | None,
@@ -69,6 +78,7 @@ def next_tokens(
       llmcli next "The capital of France is"
       llmcli next -n 5 --temperature 0.7 --top-p 0.9 "Once upon a"
       llmcli next --json "2 + 2 =" | jq '.candidates[0]'
+      llmcli next --html next.html "Once upon a"
       llmcli next --jsonl -i prompts.jsonl -o next.jsonl
     """
     given = sampling.given()
@@ -76,7 +86,7 @@ def next_tokens(
     batch.check(inputs)
 
     if batch.jsonl:
-        refuse_idle("does not go with --jsonl", keep_newline="--keep-newline")
+        refuse_idle("does not go with --jsonl", keep_newline="--keep-newline", html="--html")
 
         def load(console: Console) -> Verb:
             from llmcli.tasks.next import predict_records
@@ -87,6 +97,7 @@ def next_tokens(
 
         run_batch(batch, prompt, inputs, console, load)
         return
+    page = None if html is None else existing_parent(html, inputs=inputs.files)
     text = read_prompt(
         prompt, inputs.files, notify=console.notice, errors=inputs.errors, keep_newline=keep_newline
     )
@@ -106,6 +117,11 @@ def next_tokens(
         answer = predict(loaded, text, {**given, **sampling.by_token(loaded)}, count=count, bos=bos)
         found, record, token_bytes = answer.next, answer.to_dict(), loaded.token_bytes
 
+    if page is not None:
+        from llmcli.terminal.next_page import write_next_page
+
+        write_next_page(page, record, text)
+
     def show_json() -> None:
         console.record(record)
 
@@ -119,7 +135,18 @@ def next_tokens(
 
 # What a server takes of the command's options.
 _REMOTE = {
-    *("count", "bos", "temperature", "greedy", "top_k", "top_p", "min_p", "typical_p", "top_h"),
+    *(
+        "count",
+        "html",
+        "bos",
+        "temperature",
+        "greedy",
+        "top_k",
+        "top_p",
+        "min_p",
+        "typical_p",
+        "top_h",
+    ),
     *("epsilon_cutoff", "eta_cutoff", "repetition_penalty", "presence_penalty"),
     *("frequency_penalty", "no_repeat_ngram_size", "logit_bias", "overflow"),
 }

@@ -65,6 +65,7 @@ def score(
       llmcli score --by line --top 10 -i log.txt
       llmcli score --html surprisal.html -i chapter.txt
       llmcli score --vs distilgpt2 -i chapter.txt
+      llmcli score --vs distilgpt2 --html both.html -i chapter.txt
       llmcli score --jsonl -i stories.jsonl -o scores.jsonl
       llmcli score --max-bits-per-byte 1.1 -i chapter.txt || echo "too surprising"
     """
@@ -116,10 +117,10 @@ def score(
         view.rows(read, by=settings.by, jsonl=batch.jsonl, sort=settings.sort, top=settings.top)
         return
     whole = (part for record in read for part in record.parts)
+    html = None if settings.html is None else existing_parent(settings.html)
     if settings.compares:
-        view.versus(load_model(settings.other(model), console), whole)
+        view.versus(load_model(settings.other(model), console), whole, html=html)
     else:
-        html = None if settings.html is None else existing_parent(settings.html)
         view.whole(whole, tokens=settings.tokens, html=html)
 
 

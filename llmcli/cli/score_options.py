@@ -24,6 +24,9 @@ from llmcli.scoring.windows import PSEUDO, ConventionName
 from llmcli.tasks.score import ScoreRequest, SortKey
 from llmcli.terminal.score import Unit
 
+# What goes together; all else of its kind excludes each other.
+_TOGETHER = (["--tokens", "--html"], ["--html", "--vs"], ["--html", "--vs-precision"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSettings:
@@ -64,13 +67,13 @@ class ScoreSettings:
             )
             if chosen
         ]
-        if len(shown) > 1 and shown != ["--tokens", "--html"]:
+        if len(shown) > 1 and shown not in _TOGETHER:
             raise InvalidInput(f"{' and '.join(shown)} exclude each other.", "Give one of them.")
         if self.html is not None:
             existing_parent(self.html)
         if self.convention in PSEUDO and self.compares:
             raise InvalidInput(
-                f"{shown[0]} does not go with --convention {self.convention}.",
+                f"{shown[-1]} does not go with --convention {self.convention}.",
                 "Score both models, and compare the figures.",
             )
         if not (self.has_rows or batch.jsonl) and (self.sort or self.top):

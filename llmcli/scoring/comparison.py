@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import tee
 
 import numpy as np
@@ -15,7 +16,7 @@ from llmcli.scoring.likelihood import Likelihood
 from llmcli.scoring.states import ROWS_SLICE
 from llmcli.scoring.statistics import Blocks, bootstrap_interval, bounded_exp
 from llmcli.scoring.texts import TextScorer
-from llmcli.scoring.token_scores import TokenScores, join, log_softmax
+from llmcli.scoring.token_scores import TokenScores, best_tokens, join, log_softmax
 from llmcli.scoring.windows import Window
 from llmcli.tokenization.tokenizer import Tokenizer
 
@@ -50,14 +51,21 @@ class PairLikelihood(Likelihood):
         first: The first model.
         second: The second.
         batch_size: As for Likelihood.
+        top: How many tokens of each to list at each position; None where likelihoods alone count.
     """
 
     def __init__(
-        self, first: ScoringDecoder, second: ScoringDecoder, *, batch_size: int | None = None
+        self,
+        first: ScoringDecoder,
+        second: ScoringDecoder,
+        *,
+        batch_size: int | None = None,
+        top: int | None = None,
     ) -> None:
         super().__init__(first, batch_size=batch_size)
         self._source = _Pair(first, second)
         self._second = second
+        self._listed = top
 
     def _ask(self, states: Floats, targets: Sequence[int]) -> TokenScores:
         size = self._decoder.state_size
@@ -67,7 +75,7 @@ class PairLikelihood(Likelihood):
             piece = states[begin : begin + ROWS_SLICE]
             ours = self._decoder.logits(np.ascontiguousarray(piece[:, :size]))
             theirs = self._second.logits(np.ascontiguousarray(piece[:, size:]))
-            parts.append(_compare(ours, theirs, wanted[begin : begin + ROWS_SLICE]))
+            parts.append(_compare(ours, theirs, wanted[begin : begin + ROWS_SLICE], self._listed))
         return join(parts)
 
 
@@ -120,7 +128,9 @@ class _Pair:
         return np.concatenate(found, axis=1)
 
 
-def _compare(ours: Floats, theirs: Floats, targets: npt.NDArray[np.int64]) -> TokenScores:
+def _compare(
+    ours: Floats, theirs: Floats, targets: npt.NDArray[np.int64], top: int | None
+) -> TokenScores:
     """Both models' scores of some positions; logits are [positions, vocab]."""
     first, second = log_softmax(ours), log_softmax(theirs)
     rows = np.arange(len(targets))
@@ -128,12 +138,31 @@ def _compare(ours: Floats, theirs: Floats, targets: npt.NDArray[np.int64]) -> To
         # A token that neither allows (-inf - -inf) adds nothing.
         gap = np.nan_to_num(first - second, nan=0.0, posinf=np.inf, neginf=-np.inf)
         gap *= np.exp(first)
+    seen = () if top is None else _seen(first, targets, top)
+    ranks, entropies, likely = zip(*seen, strict=True) if seen else ((),) * 3
     return TokenScores(
+        ranks=ranks,
+        entropies=entropies,
+        top=likely,
+        other_seen=() if top is None else _seen(second, targets, top),
         logprobs=first[rows, targets].tolist(),
         other=second[rows, targets].tolist(),
         divergences=gap.sum(axis=1, dtype=np.float64).tolist(),
         agreements=(first.argmax(axis=1) == second.argmax(axis=1)).tolist(),
     )
+
+
+def _seen(
+    logprobs: Floats, targets: npt.NDArray[np.int64], top: int
+) -> list[tuple[int, float, list[tuple[int, float]]]]:
+    """For each position: the target's rank, the entropy, the most likely tokens."""
+    rows = np.arange(len(targets))
+    greater = (logprobs > logprobs[rows, targets][:, None]).sum(axis=1)
+    # A token that is not allowed (-inf) adds nothing.
+    terms = np.where(np.isneginf(logprobs), 0.0, logprobs) * np.exp(logprobs)
+    entropies = -terms.sum(axis=1, dtype=np.float64)
+    best = best_tokens(logprobs, top)
+    return list(zip((greater + 1).tolist(), entropies.tolist(), best, strict=True))
 
 
 @dataclass(slots=True)
@@ -175,12 +204,17 @@ class PairTally:
 
 
 def compare_by_bytes(
-    first: TextScorer, second: TextScorer, parts: Iterable[str]
+    first: TextScorer,
+    second: TextScorer,
+    parts: Iterable[str],
+    *,
+    on_window: Callable[[int, Window, TokenScores], None] = lambda which, window, scores: None,
 ) -> Comparison | None:
     """Two models with tokenizers of their own on one text, which is read once.
 
     Both texts of tokens are cut where a token of each ends at the same byte; the stretches in
-    between are what is paired. Conventions must score every token.
+    between are what is paired. Conventions must score every token. ``on_window`` is told of each
+    window of the first (0) and of the second (1).
 
     Returns:
         The comparison, per byte; None for an empty text.
@@ -188,7 +222,9 @@ def compare_by_bytes(
     ours, theirs = tee(parts)
     blocks = Blocks()
     difference, size = 0.0, 0
-    for mine, other, length in _stretches(_ends(first, ours), _ends(second, theirs)):
+    for mine, other, length in _stretches(
+        _ends(first, ours, partial(on_window, 0)), _ends(second, theirs, partial(on_window, 1))
+    ):
         difference += other - mine
         size += length
         blocks.add(other - mine, float(length))
@@ -202,10 +238,13 @@ def compare_by_bytes(
     )
 
 
-def _ends(scorer: TextScorer, parts: Iterable[str]) -> Iterator[tuple[float, float]]:
+def _ends(
+    scorer: TextScorer, parts: Iterable[str], on_window: Callable[[Window, TokenScores], None]
+) -> Iterator[tuple[float, float]]:
     """For each token: the byte at which it ends, and its negative log-likelihood."""
     end = 0
     for _, window, scores in scorer.windows([(None, parts)]):
+        on_window(window, scores)
         ids = window.tokens[window.first :]
         for index, (token_id, logprob) in enumerate(zip(ids, scores.logprobs, strict=True)):
             # A BOS that is scored has no byte of the text.

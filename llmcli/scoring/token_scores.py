@@ -22,6 +22,8 @@ class TokenScores:
         entropies: Entropy of the distribution in nats; empty unless asked for.
         top: The most likely tokens, as (id, logprob); empty unless asked for.
         other: What a second model gives each token; empty without one.
+        other_seen: What a second model thought of each beyond that: rank, entropy, the most likely
+            tokens; empty unless asked for.
         divergences: KL divergence of the second model's distribution from the first's, nats.
         agreements: Whether both hold the same token most likely.
         numbers: What calibration needs, see `llmcli.scoring.temperature.token_numbers`.
@@ -32,6 +34,7 @@ class TokenScores:
     entropies: Sequence[float] = ()
     top: Sequence[Sequence[tuple[int, float]]] = ()
     other: Sequence[float] = ()
+    other_seen: Sequence[tuple[int, float, Sequence[tuple[int, float]]]] = ()
     divergences: Sequence[float] = ()
     agreements: Sequence[bool] = ()
     numbers: Sequence[npt.NDArray[np.float64]] = ()
@@ -57,6 +60,11 @@ class TokenScores:
             entropies=found["entropy"].tolist(),
             top=top(),
         )
+
+    def of_other(self) -> TokenScores:
+        """What the second model thought of the tokens."""
+        ranks, entropies, top = zip(*self.other_seen, strict=True) if self.other_seen else ((),) * 3
+        return TokenScores(list(self.other), ranks=ranks, entropies=entropies, top=top)
 
     def stretch(self, begin: int, end: int) -> TokenScores:
         """The scores of the tokens from ``begin`` to ``end``."""

@@ -15,6 +15,7 @@ from llmcli.errors import GateFailed, InvalidInput
 from llmcli.scoring.windows import PSEUDO
 from llmcli.tasks.notebook import html_table
 from llmcli.tasks.provenance import provenance
+from llmcli.tasks.seen_tokens import SeenToken, SeenTokens
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 OnWindow = Callable[["Window", "TokenScores"], None]
 Watch = Callable[["TextScorer"], AbstractContextManager[OnWindow]]
 """Opens something that is told of each window as it is scored, such as a progress bar."""
+OnToken = Callable[[int, SeenToken], None]
 SortKey = Literal["perplexity", "nll", "bits-per-byte"]
 
 
@@ -261,8 +263,17 @@ class Scoring:
             raise nothing_scored("The text", tally, convention, prompt=self.request.prompt)
         return self.answer(tally.score(), convention, start)
 
-    def versus(self, other: LanguageModel, parts: Iterable[str], watch: Watch) -> VersusAnswer:
+    def versus(
+        self,
+        other: LanguageModel,
+        parts: Iterable[str],
+        watch: Watch,
+        on_token: OnToken | None = None,
+    ) -> VersusAnswer:
         """Score a text with this model and with another, in one pass.
+
+        ``on_token`` is told of each token of this model (0) and of the other (1), with the
+        alternatives where the request asks for them.
 
         Raises:
             InvalidInput: an empty text, or a convention that cannot be compared across
@@ -270,7 +281,7 @@ class Scoring:
         """
         start = time.perf_counter()
         compared = self._shared if _same_tokens(self.model, other) else self._apart
-        convention, first, second, comparison = compared(other, parts, watch)
+        convention, first, second, comparison = compared(other, parts, watch, on_token)
         return VersusAnswer(
             first=self.answer(first, convention, start),
             second=second,
@@ -279,21 +290,33 @@ class Scoring:
         )
 
     def _shared(
-        self, other: LanguageModel, parts: Iterable[str], watch: Watch
+        self,
+        other: LanguageModel,
+        parts: Iterable[str],
+        watch: Watch,
+        on_token: OnToken | None,
     ) -> tuple[Convention, Score, Score, Comparison]:
         from llmcli.scoring.comparison import PairLikelihood, PairTally
         from llmcli.scoring.statistics import Score
 
         convention = self.convention(other, self.model)
         likelihood = PairLikelihood(
-            self.model.decoder(), other.decoder(), batch_size=self.request.batch_size
+            self.model.decoder(),
+            other.decoder(),
+            batch_size=self.request.batch_size,
+            top=self.request.alternatives,
         )
         scorer = self.scorer(convention, likelihood=likelihood)
         pairs = PairTally()
+        seen = SeenTokens(scorer), SeenTokens(scorer)
         with watch(scorer) as progress:
             for _, window, scores in scorer.windows([(None, iter(parts))]):
                 pairs.add(window, scores)
                 progress(window, scores)
+                if on_token is not None:
+                    for which, own in enumerate((scores, scores.of_other())):
+                        for token in seen[which].of(window, own):
+                            on_token(which, token)
         if not scorer.total.weight:
             raise nothing_scored("The text", scorer.total, convention, prompt=self.request.prompt)
         first = scorer.total.score()
@@ -310,7 +333,11 @@ class Scoring:
         return convention, first, second, comparison
 
     def _apart(
-        self, other: LanguageModel, parts: Iterable[str], watch: Watch
+        self,
+        other: LanguageModel,
+        parts: Iterable[str],
+        watch: Watch,
+        on_token: OnToken | None,
     ) -> tuple[Convention, Score, Score, Comparison]:
         from llmcli.scoring.comparison import compare_by_bytes
 
@@ -328,7 +355,17 @@ class Scoring:
             )
         first = self.scorer(conventions[0])
         second = self.scorer(conventions[1], model=other)
-        comparison = compare_by_bytes(first, second, iter(parts))
+        seen = SeenTokens(first), SeenTokens(second)
+        with watch(first) as progress:
+
+            def tell(which: int, window: Window, scores: TokenScores) -> None:
+                if which == 0:
+                    progress(window, scores)
+                if on_token is not None:
+                    for token in seen[which].of(window, scores):
+                        on_token(which, token)
+
+            comparison = compare_by_bytes(first, second, iter(parts), on_window=tell)
         if comparison is None:
             raise nothing_scored("The text", first.total, conventions[0])
         return conventions[0], first.total.score(), second.total.score(), comparison

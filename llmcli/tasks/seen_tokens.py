@@ -27,6 +27,8 @@ class SeenToken:
         rank: Its place among all tokens, from 1.
         entropy: Of the model's distribution, nats.
         top: The likeliest tokens: id, bytes, logprob.
+        drawn: Natural log of its probability in the distribution that it was drawn from; None
+            where it was not drawn.
     """
 
     index: int
@@ -37,6 +39,7 @@ class SeenToken:
     rank: int | None = None
     entropy: float | None = None
     top: tuple[tuple[int, bytes, float], ...] = ()
+    drawn: float | None = None
 
     @property
     def bits(self) -> float | None:

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llmcli.io.files import atomic_write
 from llmcli.terminal.calibrate_generations import LINES
-
-_RECORD = "/*RECORD*/"
+from llmcli.terminal.page import Page
 
 
 def write_page(path: Path, record: Mapping[str, Any]) -> None:
     """Write the page of a record as ``calibrate --json`` prints it, of tokens or of generations.
 
-    Data stands in a script element that the browser does not run, with every ``<`` spelt out.
-
     Raises:
         StorageError: the disk does not take it.
     """
-    template = files("llmcli.terminal").joinpath("calibration.html").read_text("utf-8")
-    data = json.dumps(record, ensure_ascii=False).replace("<", "\\u003c")
     with atomic_write(path) as file:
-        file.write(template.replace(_RECORD, data).encode("utf-8", "replace"))
+        page = Page("calibration", file.write)
+        page.data("record", record)
+        page.finish()
 
 
 def write_picture(path: Path, record: Mapping[str, Any]) -> None:

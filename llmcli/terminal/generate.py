@@ -82,6 +82,7 @@ class GenerateView(Generic[M]):
         end: Written after each text.
         echo: Whether the prompt is shown too; None for on a terminal alone.
         output: A file instead of stdout, which appears when it is whole.
+        html: A page of the tokens, beside that.
     """
 
     console: Console
@@ -91,11 +92,14 @@ class GenerateView(Generic[M]):
     end: str = "\n"
     echo: bool | None = None
     output: Path | None = None
+    html: Path | None = None
 
     def one(self, continuation: Continuation, prompt: str) -> None:
         """Show the continuations of one prompt."""
         self.stats.prompt_tokens = continuation.prompt_tokens
         events = self.stats.watch(continuation.events)
+        if self.html is not None:
+            events = self._paged(self.html, events, prompt, continuation.prompt_tokens)
 
         def show_json() -> None:
             with self._lines() as write:
@@ -122,6 +126,26 @@ class GenerateView(Generic[M]):
                     drawn.clear()
 
         self.console.choose(json=show_json, text=show_text)()
+
+    def _paged(
+        self, path: Path, events: Iterable[TokenEvent], prompt: str, prompt_tokens: int
+    ) -> Iterator[TokenEvent]:
+        """Pass the events on, and write a page of them."""
+        from llmcli.terminal.tokens_page import TokensPage, about_generated, drawn_token
+
+        answers: list[dict[str, Any]] = []
+        with atomic_write(path) as file:
+            page = TokensPage(file.write)
+            collected: list[TokenEvent] = []
+            for event in events:
+                collected.append(event)
+                if event.token_id is not None:
+                    page.add(drawn_token(event, self.model.token_bytes), len(answers))
+                if event.finish_reason is not None:
+                    answers.append(self._answer(prompt, prompt_tokens, collected))
+                    collected.clear()
+                yield event
+            page.finish(about_generated(answers, before=prompt))
 
     def _explain(self, drawn: Sequence[TokenEvent]) -> None:
         """Say what the tints mean, and what else was likely in each token's place."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
-from collections.abc import Callable, Iterator, Mapping
-from importlib.resources import files
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from llmcli.terminal.page import Page, shown_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,35 +15,30 @@ if TYPE_CHECKING:
     from llmcli.tasks.inspect.lens import Lens
     from llmcli.tasks.inspect.request import Inspection
 
-_MAPS = "/*MAPS*/"
-_DATA = "/*DATA*/"
 _SCALE = 65535
 
 
-def inspect_page(
-    seen: Inspection, token_bytes: Callable[[int], bytes], provenance: Mapping[str, Any]
-) -> Iterator[bytes]:
-    """Give the page piece by piece; the attention matrices never lie in it all at once.
-
-    Data stands in script elements that the browser does not run, with every ``<`` spelt out,
-    and reaches the page as text, never as markup.
+def write_inspect_page(
+    write: Callable[[bytes], Any],
+    seen: Inspection,
+    token_bytes: Callable[[int], bytes],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the page piece by piece; the attention matrices never lie in it all at once.
 
     Args:
+        write: Takes the page's bytes.
         seen: What to show.
         token_bytes: The bytes of a token.
         provenance: Where it comes from, as JSON has it.
     """
-    template = files("llmcli.terminal").joinpath("inspect.html").read_text("utf-8")
-    head, rest = template.split(_MAPS)
-    middle, tail = rest.split(_DATA)
-    yield head.encode()
-    maps = () if seen.attention is None else seen.attention.maps
-    for index, each in enumerate(maps):
-        entry = [each.layer, each.head, packed(each.weights)]
-        yield ((",\n" if index else "") + json.dumps(entry)).encode()
-    yield middle.encode()
-    yield _embedded(_content(seen, token_bytes, provenance)).encode("utf-8", "replace")
-    yield tail.encode()
+    page = Page("inspect", write)
+    page.begin("maps")
+    for each in () if seen.attention is None else seen.attention.maps:
+        page.item([each.layer, each.head, packed(each.weights)])
+    page.end()
+    page.data("data", _content(seen, token_bytes, provenance))
+    page.finish()
 
 
 def packed(weights: NDArray[np.float32]) -> str:
@@ -68,7 +63,7 @@ def _content(
         "window": list(seen.window),
         "layers": seen.n_layers,
         "heads": seen.n_heads,
-        "vocabulary": {str(token): _shown(token_bytes(token)) for token in seen.named_tokens},
+        "vocabulary": {str(token): shown_bytes(token_bytes(token)) for token in seen.named_tokens},
         "provenance": dict(provenance),
         **views,
     }
@@ -92,11 +87,3 @@ def _lens(lens: Lens) -> dict[str, Any]:
             for row in lens.layers
         ],
     }
-
-
-def _shown(data: bytes) -> str:
-    return data.decode("utf-8", "backslashreplace")
-
-
-def _embedded(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")

@@ -1,81 +1,78 @@
-"""One self-contained page that shows where a text surprised a model."""
+"""Self-contained pages: one frame with its style and script, and what each shows in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
-from llmcli.tasks.seen_tokens import SeenToken
-from llmcli.terminal.surprisal import Stretch, stretches
-
-_STRETCHES = "/*STRETCHES*/"
-_SUMMARY = "/*SUMMARY*/"
+_PLACES = ("/*STYLE*/\n", "<!--BODY-->\n", "/*SCRIPT*/\n")
+_DATA = "<!--DATA-->\n"
 
 
-class SurprisalPage:
-    """Writes the page as tokens come; nothing of the text is held.
+class Page:
+    """Writes a page piece by piece, so that nothing large is held.
 
-    The template has two places for JSON. Data stands in script elements that the browser does
-    not run, with every ``<`` spelt out, and reaches the page as text, never as markup.
+    Data stands in script elements that the browser does not run, with every ``<`` spelt out, and
+    reaches the page as text, never as markup. The page asks for nothing from anywhere.
 
     Args:
+        name: Of the files in ``pages/`` that it is made of.
         write: Takes the page's bytes.
     """
 
-    def __init__(self, write: Callable[[bytes], Any]) -> None:
-        template = files("llmcli.terminal").joinpath("page.html").read_text("utf-8")
-        head, rest = template.split(_STRETCHES)
-        self._middle, self._tail = rest.split(_SUMMARY)
+    def __init__(self, name: str, write: Callable[[bytes], Any]) -> None:
+        frame = _file("page.html")
+        parts = (
+            _file("page.css") + _file(f"{name}.css"),
+            _file(f"{name}.html"),
+            _file("page.js") + _file(f"{name}.js"),
+        )
+        for place, part in zip(_PLACES, parts, strict=True):
+            frame = frame.replace(place, part)
+        head, self._tail = frame.split(_DATA)
         self._bytes = write
+        self._separator = ""
         self._write(head)
-        self._held: list[SeenToken] = []
-        self._count = 0
 
-    def add(self, token: SeenToken) -> None:
-        """Add the next token."""
-        self._held.append(token)
-        *whole, last = stretches(self._held)
-        # The last may wait for the rest of its character, for three more tokens at most.
-        if not last.text.endswith("\ufffd") or len(last.tokens) > _MOST:
-            whole.append(last)
-        self._put(whole)
-        self._held = [] if whole and whole[-1] is last else list(last.tokens)
+    def data(self, name: str, value: Any) -> None:
+        """Add data that the page's script reads by this name."""
+        self._write(f"{_element(name)}{_embedded(value)}</script>\n")
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Add the totals, as ``score --json`` prints them, and end the page."""
-        self._put(stretches(self._held))
-        self._write(self._middle + _embedded(record) + self._tail)
+    def begin(self, name: str) -> None:
+        """Begin a list, which is added item by item."""
+        self._write(f"{_element(name)}[")
+        self._separator = "\n"
+
+    def item(self, value: Any) -> None:
+        """Add the next item of the list."""
+        self._write(self._separator + _embedded(value))
+        self._separator = ",\n"
+
+    def end(self) -> None:
+        """End the list."""
+        self._write("\n]</script>\n")
+
+    def finish(self) -> None:
+        """End the page."""
+        self._write(self._tail)
 
     def _write(self, text: str) -> None:
         self._bytes(text.encode("utf-8", "replace"))
 
-    def _put(self, found: Iterable[Stretch]) -> None:
-        for stretch in found:
-            tokens = [_compact(token) for token in stretch.tokens]
-            separator = ",\n" if self._count else ""
-            self._write(separator + _embedded([stretch.text, tokens]))
-            self._count += 1
 
-
-# A character has at most four bytes, so at most four tokens.
-_MOST = 4
-
-
-def _compact(token: SeenToken) -> list[Any]:
-    """A token as the page's script reads it: text, id, logprob, rank, entropy, alternatives."""
-    top = [[_shown(data), _rounded(logprob)] for _, data, logprob in token.top]
-    entropy = _rounded(token.entropy)
-    return [_shown(token.data), token.id, _rounded(token.logprob), token.rank, entropy, top]
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
-
-
-def _shown(data: bytes) -> str:
+def shown_bytes(data: bytes) -> str:
+    """A token's bytes as a page shows them; those that are not UTF-8 as ``\\\\xNN``."""
     return data.decode("utf-8", "backslashreplace")
+
+
+def _file(name: str) -> str:
+    return files("llmcli.terminal").joinpath("pages", name).read_text("utf-8")
+
+
+def _element(name: str) -> str:
+    return f'<script type="application/json" id="{name}">'
 
 
 def _embedded(value: Any) -> str:

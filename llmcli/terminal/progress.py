@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from llmcli.reporting import Progress
 from llmcli.terminal.console import Console
@@ -13,6 +13,10 @@ from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
+
+    from llmcli.scoring.statistics import Tally
+    from llmcli.scoring.token_scores import TokenScores
+    from llmcli.scoring.windows import Window
 
 Steps = Callable[[str, int, int], None]
 
@@ -93,6 +97,56 @@ def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None
     finally:
         if shown > start:
             console.say("\r\x1b[K", end="")
+
+
+class Watched(Protocol):
+    """Scoring that is watched: its sums grow as windows are scored."""
+
+    total: Tally
+
+
+@contextmanager
+def score_progress(
+    console: Console, scoring: Watched
+) -> Iterator[Callable[[Window, TokenScores], None]]:
+    """Give a callback for scored windows that keeps a line on stderr up to date.
+
+    Nothing is drawn where stderr is no terminal or ``--quiet`` was given.
+    """
+    if not console.shows_progress:
+        yield lambda window, scores: None
+        return
+    from rich.console import Console as RichConsole
+    from rich.progress import Progress as Bars
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    bar = Bars(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=RichConsole(stderr=True, no_color=not console.color_stderr),
+        transient=True,
+    )
+    STATUS.clear()
+    task = bar.add_task("scoring", total=None)
+    start = time.monotonic()
+    seen = 0
+
+    def show(window: Window, scores: TokenScores) -> None:
+        nonlocal seen
+        seen += window.scored
+        total = scoring.total
+        if total.weight:
+            rate = seen / (time.monotonic() - start)
+            score = total.score(interval=False)
+            sofar = f"{'pseudo-' if score.pseudo else ''}perplexity so far {score.perplexity:.4g}"
+            bar.update(
+                task,
+                description=f"{seen:,} tokens, {rate:,.0f} tokens/s, {sofar}",
+            )
+
+    with bar:
+        yield show
 
 
 def _transfer_bar(console: Console) -> Bars:

@@ -27,9 +27,10 @@ from llmcli.tasks.score import (
 from llmcli.tasks.seen_tokens import SeenToken, SeenTokens, token_record
 from llmcli.terminal.console import Console
 from llmcli.terminal.palette import surprisal_legend
-from llmcli.terminal.score_progress import score_progress
+from llmcli.terminal.progress import score_progress
 from llmcli.terminal.score_table import row_header, row_line, score_table, versus_table
-from llmcli.terminal.surprisal import TintedText, stretches, token_line
+from llmcli.terminal.surprisal import Course, TintedText, stretches, token_line
+from llmcli.terminal.tokens_page import TokensPage, about_score, about_versus
 
 if TYPE_CHECKING:
     from llmcli.models.language_model import LanguageModel
@@ -49,6 +50,7 @@ def show_totals(
     *,
     alone: bool = True,
     shown: bool = True,
+    course: Course | None = None,
 ) -> None:
     """Print the totals, then hold the gates.
 
@@ -59,17 +61,19 @@ def show_totals(
         record: The same, ready for JSON.
         alone: Whether nothing else was printed.
         shown: Whether a pipe gets the table.
+        course: How the surprisal went, which the table shows.
     """
 
     def show_json() -> None:
         console.record(record if alone else {"unit": "total", **record})
 
     def show_table() -> None:
+        drawn = "" if course is None else course.sparkline(console.width)
         if shown:
-            console.render(score_table(record))
+            console.render(score_table(record, drawn))
         elif console.stdout_is_terminal:
             console.line()
-            console.render(score_table(record))
+            console.render(score_table(record, drawn))
 
     def show_figure() -> None:
         console.line(f"{score.perplexity:.6g}")
@@ -99,16 +103,23 @@ class ScoreView:
             GateFailed: it is above a gate.
         """
         finish: list[Callable[[dict[str, Any]], None]] = []
+        course = Course()
         with ExitStack() as stack:
 
             @contextmanager
             def watch(scorer: TextScorer) -> Iterator[OnWindow]:
                 opened = self._tokens if tokens else self._progress
-                watchers = [stack.enter_context(opened(scorer))]
+                watchers = [stack.enter_context(opened(scorer)), course.add]
                 if html is not None:
-                    page, end = stack.enter_context(_page(html, scorer))
-                    watchers.append(page)
-                    finish.append(end)
+                    page = stack.enter_context(_open_page(html))
+                    seen = SeenTokens(scorer)
+
+                    def add(window: Window, scores: TokenScores) -> None:
+                        for token in seen.of(window, scores):
+                            page.add(token)
+
+                    watchers.append(add)
+                    finish.append(lambda record: page.finish(about_score(record)))
 
                 def tell(window: Window, scores: TokenScores) -> None:
                     for watcher in watchers:
@@ -121,7 +132,13 @@ class ScoreView:
             for end in finish:
                 end(record)
         show_totals(
-            self.console, self.gates, answer.score, record, alone=not tokens, shown=not tokens
+            self.console,
+            self.gates,
+            answer.score,
+            record,
+            alone=not tokens,
+            shown=not tokens,
+            course=course,
         )
 
     def _progress(self, scorer: TextScorer) -> Any:
@@ -210,14 +227,21 @@ class ScoreView:
 
     # -- two models ------------------------------------------------------------------------
 
-    def versus(self, other: LanguageModel, parts: Iterable[str]) -> None:
+    def versus(self, other: LanguageModel, parts: Iterable[str], *, html: Path | None) -> None:
         """Two models on the same text: both scores, and their difference with its interval.
+
+        ``html`` is a page that gets both models' tokens side by side.
 
         Raises:
             GateFailed: the first is above a gate.
         """
-        answer = self.scoring.versus(other, parts, self._progress)
-        record = answer.to_dict()
+        with ExitStack() as stack:
+            page = None if html is None else stack.enter_context(_open_page(html))
+            on_token = None if page is None else lambda which, token: page.add(token, which)
+            answer = self.scoring.versus(other, parts, self._progress, on_token)
+            record = answer.to_dict()
+            if page is not None:
+                page.finish(about_versus(record))
 
         def show_json() -> None:
             self.console.record(record)
@@ -233,24 +257,10 @@ class ScoreView:
 
 
 @contextmanager
-def _page(
-    path: Path, scorer: TextScorer
-) -> Iterator[tuple[OnWindow, Callable[[dict[str, Any]], None]]]:
-    """Give a callback for windows, and one for the totals, which together write the page.
-
-    The page appears under its name only when it is complete.
-    """
-    from llmcli.terminal.page import SurprisalPage
-
-    seen = SeenTokens(scorer)
+def _open_page(path: Path) -> Iterator[TokensPage]:
+    """Give a page, which appears under its name only when it is complete."""
     with atomic_write(path) as file:
-        page = SurprisalPage(file.write)
-
-        def watch(window: Window, scores: TokenScores) -> None:
-            for token in seen.of(window, scores):
-                page.add(token)
-
-        yield watch, page.finish
+        yield TokensPage(file.write)
 
 
 class _Rows:

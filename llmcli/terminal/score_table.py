@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.escaping import one_line
@@ -11,16 +11,14 @@ from llmcli.terminal.table import Column, Table
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-_LABEL = 24
-
 
 def number(value: float | None, digits: int = 5) -> str:
     """A figure with so many significant digits; a dash where there is none."""
     return "–" if value is None else f"{value:,.{digits}g}"
 
 
-def score_table(record: Mapping[str, Any]) -> RenderableType:
-    """Draw the figures of a record as ``score --json`` prints it."""
+def score_table(record: Mapping[str, Any], course: str = "") -> RenderableType:
+    """Draw a record as ``score --json`` prints it; ``course`` is a line on the surprisal."""
     from rich.console import Group
     from rich.text import Text
 
@@ -39,7 +37,10 @@ def score_table(record: Mapping[str, Any]) -> RenderableType:
         table.add("rows", f"{record['rows']:,}", "")
         for name, value in record["mean_of_rows"].items():
             table.add("  mean " + name.replace("_", " "), number(value), "each row alike")
-    return Group(table, Text(_provenance(record), style="dim"))
+    parts: list[RenderableType] = [table]
+    if course:
+        parts.append(Text(course))
+    return Group(*parts, Text(_provenance(record), style="dim"))
 
 
 def versus_table(record: Mapping[str, Any]) -> RenderableType:
@@ -49,8 +50,8 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
 
     other, difference = record["vs"], record["difference"]
     names = Table(Column(), Column("", "wrapped"), header=False)
-    names.add("A", _who(record))
-    names.add("B", _who(other))
+    names.add("A", who(record))
+    names.add("B", who(other))
     table = Table(
         Column("", "wrapped"),
         Column("A", "number"),
@@ -60,11 +61,11 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
     for name in ("perplexity", "nll_per_token", "bits_per_byte", "tokens"):
         ours, theirs = record[name], other[name]
         gap = None if ours is None or theirs is None else theirs - ours
-        table.add(name.replace("_", " "), number(ours), number(theirs), _signed(gap))
+        table.add(name.replace("_", " "), number(ours), number(theirs), signed(gap))
     per = "token" if "nll_per_token" in difference else "byte"
     lines = [
-        f"B's NLL less A's: {_signed(difference[f'nll_per_{per}'])} nats a "
-        f"{per}{_bounds(difference[f'nll_per_{per}_interval'])}."
+        f"B's NLL less A's: {signed(difference[f'nll_per_{per}'])} nats a "
+        f"{per}{_between(difference[f'nll_per_{per}_interval'])}."
     ]
     if difference["kl_divergence"] is not None:
         lines.append(
@@ -105,15 +106,22 @@ def _interval(record: Mapping[str, Any]) -> str:
     return f"95 % {number(bounds[0])} to {number(bounds[1])} (blocks of {blocks} tokens)"
 
 
-def _bounds(interval: list[float] | None) -> str:
-    return "" if interval is None else f" (95 %: {_signed(interval[0])} to {_signed(interval[1])})"
+def _between(interval: list[float] | None) -> str:
+    return "" if interval is None else f" (95 %: {signed(interval[0])} to {signed(interval[1])})"
 
 
-def _signed(value: float | None) -> str:
+def bounds_of(interval: Sequence[float] | None) -> str:
+    """The bounds of a 95 % interval; nothing where there is none."""
+    return "" if interval is None else f"95 %: {interval[0]:,.5g} to {interval[1]:,.5g}"
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; a dash where there is none."""
     return "–" if value is None else f"{value:+.4g}"
 
 
-def _who(record: Mapping[str, Any]) -> str:
+def who(record: Mapping[str, Any]) -> str:
+    """A model and its precision."""
     return f"{record['model']} ({record['precision']})"
 
 

@@ -7,11 +7,16 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from llmcli.tasks.seen_tokens import SeenToken
 from llmcli.terminal.escaping import escape_controls
 from llmcli.terminal.palette import painted, surprisal_sgr
 from llmcli.terminal.tokens import escaped_token
+
+if TYPE_CHECKING:
+    from llmcli.scoring.token_scores import TokenScores
+    from llmcli.scoring.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,58 @@ class TintedText:
 
 # A newline, spaces with the word behind them, or a word without; so that lines break before words.
 _PARTS = re.compile(r"\n| +[^ \n]*|[^ \n]+")
+
+
+class Course:
+    """How the surprisal goes over a text of any length, in few numbers.
+
+    Means of equally many tokens each; when they are too many, two become one.
+    """
+
+    def __init__(self, most: int = 64) -> None:
+        self._most = most
+        self._size = 1  # tokens of a mean
+        self._full: list[float] = []
+        self._open: list[float] = []
+
+    def add(self, window: Window, scores: TokenScores) -> None:
+        """Add a window's tokens."""
+        for logprob in scores.logprobs:
+            self._open.append(-logprob / math.log(2))
+            if len(self._open) < self._size:
+                continue
+            self._full.append(math.fsum(self._open) / self._size)
+            self._open.clear()
+            if len(self._full) == 2 * self._most:
+                self._full = [(a + b) / 2 for a, b in zip(*[iter(self._full)] * 2, strict=True)]
+                self._size *= 2
+
+    def means(self, count: int) -> list[float]:
+        """So many means or fewer, bits; what is left over at the end counts with the last."""
+        values = self._full or self._open
+        each = max(1, -(-len(values) // count))
+        return [
+            math.fsum(part) / len(part)
+            for begin in range(0, len(values), each)
+            if (part := values[begin : begin + each])
+        ]
+
+    def sparkline(self, width: int) -> str:
+        """A line of at most so many columns: a sign for each mean, and how far they go.
+
+        Empty where there are not two of them.
+        """
+        values = self.means(max(4, min(_MOST_SIGNS, width - 28)))
+        if len(values) < 2:
+            return ""
+        low, high = min(values), max(values)
+        span = high - low or 1.0
+        signs = "".join(_SIGNS[min(7, int(8 * (value - low) / span))] for value in values)
+        return f"surprisal  {signs}  {low:.2f}–{high:.2f} bits"
+
+
+_SIGNS = "▁▂▃▄▅▆▇█"
+_MOST_SIGNS = 48
 
 
 def token_line(token: SeenToken) -> str:

@@ -148,7 +148,7 @@ def test_rows_tables_and_gates_say_pseudo(folders: dict[str, Path], tmp_path: Pa
     assert "The pseudo-perplexity is" in gate.stderr
     page = tmp_path / "page.html"
     assert run(*score, "--html", str(page), TEXT).exit_code == 0
-    assert "pseudo_perplexity" in page.read_text("utf-8")
+    assert '"pseudo-perplexity"' in page.read_text("utf-8")
 
 
 @pytest.mark.parametrize(

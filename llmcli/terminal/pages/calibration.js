@@ -1,102 +1,6 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Calibration</title>
-<link rel="icon" href="data:,">
-<style>
-  :root {
-    --ground: #fcfcfa; --ink: #1c1d21; --soft: #6a6d75; --line: #dcdcd6; --panel: #ffffff;
-    --bar: #c8501e; --blue: #2f6fb0; --green: #2e8b57; --violet: #8250b4;
-    --shade: 0 2px 14px rgb(0 0 0 / .16);
-  }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --ground: #16171a; --ink: #e7e7e3; --soft: #9a9da6; --line: #34363c; --panel: #212328;
-      --bar: #ff8a4c; --blue: #6fb1f2; --green: #62c48f; --violet: #bf95f0;
-      --shade: 0 2px 16px rgb(0 0 0 / .6);
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0 auto; max-width: 62rem; padding: 1.5rem 1.25rem 4rem;
-    background: var(--ground); color: var(--ink); font: 16px/1.65 system-ui, sans-serif;
-  }
-  h1 { font-size: 1.15rem; margin: 0 0 .75rem; overflow-wrap: anywhere; }
-  dl { display: flex; flex-wrap: wrap; gap: .35rem 2rem; margin: 0 0 .4rem; }
-  dl div { display: flex; flex-direction: column; }
-  dt, dd small { font-size: .78rem; color: var(--soft); }
-  dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
-  dd small { display: block; }
-  .how { color: var(--soft); font-size: .82rem; margin: 0 0 1.25rem; }
-  figure { margin: 0 0 1.25rem; }
-  figcaption { font-size: .82rem; color: var(--soft); margin-bottom: .5rem; }
-  svg { display: block; width: 100%; max-width: 44rem; height: auto; }
-  svg text { fill: var(--soft); font-size: 12px; }
-  svg .grid { stroke: var(--line); }
-  svg .right { stroke: var(--soft); stroke-dasharray: 4 4; }
-  svg .bar { fill: var(--bar); opacity: .35; }
-  svg .count { fill: var(--soft); opacity: .35; }
-  svg .band { stroke: var(--bar); stroke-width: 2; }
-  svg .sure { fill: var(--ink); }
-  svg .hit { fill: transparent; }
-  svg .line { fill: none; stroke-width: 2; }
-  svg .whisker { stroke-width: 1.5; opacity: .6; }
-  .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.4rem; font-size: .82rem; }
-  .legend span::before { content: "●"; margin-right: .4rem; color: var(--own); }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-  th { font-weight: 400; color: var(--soft); font-size: .78rem; text-align: right; }
-  th, td { padding: .15rem .8rem .15rem 0; text-align: right; white-space: nowrap; }
-  #tip {
-    position: absolute; z-index: 1; padding: .5rem .7rem; background: var(--panel);
-    border: 1px solid var(--line); border-radius: 6px; box-shadow: var(--shade);
-    font-size: .84rem; line-height: 1.5; pointer-events: none; white-space: pre;
-  }
-  #tip[hidden] { display: none; }
-</style>
-</head>
-<body>
-<h1 id="title">Calibration</h1>
-<dl id="figures"></dl>
-<p class="how" id="how"></p>
-<figure>
-  <figcaption id="caption"></figcaption>
-  <svg id="chart" role="img" aria-labelledby="caption"></svg>
-  <div class="legend" id="legend"></div>
-</figure>
-<div class="wide"><table id="table"></table></div>
-<div id="tip" role="tooltip" hidden></div>
-<script type="application/json" id="record">/*RECORD*/</script>
-<script>
-"use strict";
-(() => {
-  const record = JSON.parse(document.getElementById("record").textContent);
-  const at = (id) => document.getElementById(id);
-  const tip = at("tip");
-  const missing = (value) => value === null || value === undefined;
-  const digits = (value, count = 4) => (missing(value) ? "–"
-    : value.toLocaleString("en", { maximumSignificantDigits: count }));
-  const percent = (value) => `${(100 * value).toFixed(1)} %`;
-  const range = (pair) => (missing(pair) ? "" : `${digits(pair[0])} to ${digits(pair[1])}`);
-
-  function element(tag, content) {
-    const made = document.createElement(tag);
-    if (content !== undefined) made.textContent = content;
-    return made;
-  }
-  const chart = at("chart");
-  function draw(tag, attributes, content) {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    if (content !== undefined) made.textContent = content;
-    chart.append(made);
-    return made;
-  }
+  const record = read("record");
+  const chart = byId("chart");
+  const draw = (...what) => drawIn(chart, ...what);
   function tell(node, text) {
     node.addEventListener("mousemove", (event) => {
       tip.textContent = text;
@@ -108,22 +12,15 @@
     node.addEventListener("mouseleave", () => { tip.hidden = true; });
     return node;
   }
-  function figures(found) {
-    for (const [label, value, remark] of found) {
-      const pair = element("div");
-      const shown = element("dd", value);
-      if (remark) shown.append(element("small", remark));
-      pair.append(element("dt", label), shown);
-      at("figures").append(pair);
-    }
-  }
+  const range = (pair) => (missing(pair) ? "" : `${digits(pair[0])} to ${digits(pair[1])}`);
+  const figures = (found) => found.forEach((each) => figure(...each));
   function table(head, rows) {
     const line = (cells, tag) => {
       const made = element("tr");
       for (const cell of cells) made.append(element(tag, cell));
       return made;
     };
-    at("table").append(line(head, "th"), ...rows.map((row) => line(row, "td")));
+    byId("table").append(line(head, "th"), ...rows.map((row) => line(row, "td")));
   }
   const WIDTH = 700, LEFT = 52, RIGHT = 12, TOP = 10;
   const across = (share) => LEFT + share * (WIDTH - LEFT - RIGHT);
@@ -132,7 +29,7 @@
     const bins = record.bins, high = 360, foot = 90;
     chart.setAttribute("viewBox", `0 0 ${WIDTH} ${TOP + high + foot + 36}`);
     const up = (share) => TOP + (1 - share) * high;
-    at("caption").textContent =
+    byId("caption").textContent =
       "Bars: how often the likeliest token came, with 95 % bands. Dots: how often the model "
       + "expected it. Where both lie on the dashed line, it is right about itself.";
     for (const share of [0, 0.25, 0.5, 0.75, 1]) {
@@ -182,7 +79,7 @@
   function generations() {
     const high = 320;
     chart.setAttribute("viewBox", `0 0 ${WIDTH} ${TOP + high + 40}`);
-    at("caption").textContent =
+    byId("caption").textContent =
       "Nats a token by depth. Where the entropy drawn from lies above the text's log loss, the "
       + "model writes more at random than people do.";
     const lines = [
@@ -224,7 +121,7 @@
       }
       const item = element("span", label);
       item.style.setProperty("--own", colour);
-      at("legend").append(item);
+      byId("legend").append(item);
     });
     const all = record.overall;
     figures([
@@ -243,13 +140,8 @@
   }
 
   const written = !missing(record.blocks);
-  document.title = `Calibration of ${record.model}`;
-  at("title").textContent = written
-    ? `What ${record.model} writes` : `Calibration of ${record.model}`;
-  at("how").textContent = [record.model, record.revision && record.revision.slice(0, 12),
-    record.precision, `llmcli ${record.versions.llmcli}`].filter(Boolean).join(" · ");
+  heading(
+    written ? `What ${record.model} writes` : `Calibration of ${record.model}`,
+    [record.model, record.revision && record.revision.slice(0, 12), record.precision,
+      `llmcli ${record.versions.llmcli}`]);
   (written ? generations : tokens)();
-})();
-</script>
-</body>
-</html>

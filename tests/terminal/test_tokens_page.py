@@ -12,7 +12,7 @@ import pytest
 from browsers import BROWSER, DRIVER
 
 from llmcli.tasks.seen_tokens import SeenToken
-from llmcli.terminal.page import SurprisalPage
+from llmcli.terminal.tokens_page import TokensPage, about_score
 
 SUMMARY = {
     "model": "tiny <b>&amp;</b>",
@@ -30,6 +30,26 @@ SUMMARY = {
     "stride": 32,
     "bos": True,
 }
+
+
+# The contrast of each span's text with its tint over the page's ground, as WCAG 2 has it.
+CONTRAST = """
+  const parse = (color) => color.match(/[0-9.]+/g).map(Number);
+  const light = (rgb) => rgb.slice(0, 3)
+    .map((each) => each / 255)
+    .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, each, index) => sum + each * [0.2126, 0.7152, 0.0722][index], 0);
+  const ground = parse(getComputedStyle(document.body).backgroundColor);
+  const dyed = [...document.querySelectorAll(".text span")];
+  dyed[1].style.background = "rgb(var(--tint) / 0.85)";
+  return dyed.map((span) => {
+    const style = getComputedStyle(span);
+    const [r, g, b, alpha = 1] = parse(style.backgroundColor);
+    const tint = [r, g, b].map((each, index) => alpha * each + (1 - alpha) * ground[index]);
+    const [low, high] = [light(tint), light(parse(style.color))].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  });
+"""
 
 
 def tokens() -> list[SeenToken]:
@@ -65,10 +85,10 @@ def tokens() -> list[SeenToken]:
 
 def write_page(path: Path, found: list[SeenToken]) -> Path:
     with open(path, "wb") as file:
-        page = SurprisalPage(file.write)
+        page = TokensPage(file.write)
         for token in found:
             page.add(token)
-        page.finish(SUMMARY)
+        page.finish(about_score(SUMMARY))
     return path
 
 
@@ -102,7 +122,7 @@ def hover(browser: Any, index: int) -> Any:
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
-    span = browser.find_element(By.CSS_SELECTOR, f'#text span[data-index="{index}"]')
+    span = browser.find_element(By.CSS_SELECTOR, f'.text span[data-index="{index}"]')
     ActionChains(browser).move_to_element(span).perform()
     return browser.find_element(By.ID, "tip")
 
@@ -116,7 +136,7 @@ def test_in_chromium(browser: Any, page: Path, scheme: str) -> None:
     browser.get(page.as_uri())
     assert browser.title == "Surprisal by tiny <b>&amp;</b>"
 
-    spans = browser.find_elements(By.CSS_SELECTOR, "#text span")
+    spans = browser.find_elements(By.CSS_SELECTOR, ".text span")
     assert [span.get_attribute("textContent") for span in spans] == [
         "Once",
         " </script><script>document.title='broken'</script>",
@@ -140,6 +160,7 @@ def test_in_chromium(browser: Any, page: Path, scheme: str) -> None:
     assert "6.00 bits" in both
     assert "not scored" in hover(browser, 0).text
 
+    assert all(ratio >= 4.5 for ratio in browser.execute_script(CONTRAST)), "text on its tint"
     shades = [
         browser.execute_script("return getComputedStyle(arguments[0]).backgroundColor", span)
         for span in (spans[1], spans[5])
@@ -154,13 +175,15 @@ def test_keys_and_chart(browser: Any, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser.get(page.as_uri())
-    text = browser.find_element(By.ID, "text")
+    text = browser.find_element(By.CSS_SELECTOR, ".text")
     text.send_keys(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
     assert "2.00 bits" in browser.find_element(By.ID, "tip").text
     text.send_keys(Keys.ESCAPE)
     assert not browser.find_element(By.ID, "tip").is_displayed()
     chart = browser.find_element(By.ID, "chart")
-    assert len(chart.find_elements(By.CSS_SELECTOR, "path")) == 2
+    assert len(chart.find_elements(By.CSS_SELECTOR, "path")) == 1, "a line; few tokens, no peaks"
+    ticks = [tick.text for tick in chart.find_elements(By.CSS_SELECTOR, ".tick")]
+    assert ticks[:4] == ["0", "5", "10", "0"], "bits, then tokens"
     chart.click()
     assert browser.find_element(By.ID, "tip").is_displayed()
 

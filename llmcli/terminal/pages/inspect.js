@@ -1,224 +1,19 @@
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-      content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>Inside a model</title>
-<link rel="icon" href="data:,">
-<style>
-  :root {
-    --ground: #fcfcfa; --ink: #1c1d21; --soft: #62656d; --line: #dcdcd6; --panel: #ffffff;
-    --hot: 214 72 20; --tint: 214 72 20; --cool: 22 112 178; --agree: 46 158 132;
-    --bar: #c8501e; --down: #1670b2;
-    --shade: 0 2px 14px rgb(0 0 0 / .16);
-  }
-  @media (prefers-color-scheme: dark) {
-    :root {
-      --ground: #16171a; --ink: #e7e7e3; --soft: #a2a5ae; --line: #34363c; --panel: #212328;
-      --hot: 255 132 66; --tint: 196 72 14; --cool: 30 104 168; --agree: 22 128 102;
-      --bar: #ff8a4c; --down: #60b0f0;
-      --shade: 0 2px 16px rgb(0 0 0 / .6);
-    }
-  }
-  * { box-sizing: border-box; }
-  body {
-    margin: 0 auto; max-width: 74rem; padding: 1.5rem 1.25rem 4rem;
-    background: var(--ground); color: var(--ink); font: 16px/1.6 system-ui, sans-serif;
-  }
-  h1 { font-size: 1.25rem; margin: 0 0 .75rem; }
-  h2 { font-size: 1.05rem; margin: 2.4rem 0 .2rem; }
-  section[hidden] { display: none; }
-  .figures { display: flex; flex-wrap: wrap; gap: .35rem 1.7rem; margin: 0 0 .4rem; }
-  .figures div { display: flex; flex-direction: column; }
-  dd, dt, .hint, h1 { overflow-wrap: anywhere; }
-  dt { font-size: .78rem; color: var(--soft); }
-  dd { margin: 0; font-size: 1.3rem; font-variant-numeric: tabular-nums; line-height: 1.3; }
-  dd small { font-size: .95rem; color: var(--soft); }
-  .how, .hint { color: var(--soft); font-size: .84rem; margin: 0 0 .8rem; max-width: 56rem; }
-  .mono, code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
-  code { white-space: pre; }
-  .chips { display: flex; flex-wrap: wrap; gap: 3px; font: 15px/1.5 ui-monospace, "DejaVu Sans Mono", monospace; }
-  .chip { padding: .1em .3em; border: 1px solid var(--line); border-radius: 4px; max-width: 100%;
-          white-space: pre-wrap; overflow-wrap: anywhere; cursor: default; }
-  .chip.later { opacity: .38; }
-  .chip.query { outline: 2px solid var(--ink); outline-offset: 0; }
-  :focus-visible { outline: 2px solid var(--soft); outline-offset: 3px; }
-  .strip { position: sticky; top: 0; z-index: 1; background: var(--ground); padding: .5rem 0 .7rem;
-           border-bottom: 1px solid var(--line); margin-bottom: 1rem; max-height: 30vh;
-           overflow: auto; }
-  .split { display: flex; flex-wrap: wrap; gap: 1.5rem 2.5rem; align-items: flex-start; }
-  .grid { display: grid; gap: 4px; align-items: center; justify-items: center; }
-  .grid span { font-size: .74rem; color: var(--soft); font-variant-numeric: tabular-nums; }
-  .thumb { padding: 0; border: 1px solid var(--line); border-radius: 3px; background: var(--panel);
-           cursor: pointer; line-height: 0; overflow: hidden; }
-  .thumb canvas { width: 100%; height: 100%; image-rendering: pixelated; }
-  .thumb[aria-pressed="true"] { outline: 2px solid var(--ink); outline-offset: 0;
-                                border-color: var(--ink); }
-  .thumb:hover { border-color: var(--soft); }
-  .large { flex: 1 1 24rem; min-width: 0; max-width: 100%; }
-  .large h3, .large h4 { margin: 0 0 .3rem; font-size: .95rem; }
-  .large h4 { margin-top: .9rem; }
-  #map { display: block; cursor: crosshair; max-width: 100%; }
-  .bars { border-collapse: collapse; font-size: .88rem; width: 100%; max-width: 28rem; }
-  .bars td { padding: .05rem 0; vertical-align: middle; }
-  .bars td:nth-child(1) { width: 1%; padding-right: .8rem; }
-  .bars code { display: inline-block; max-width: 14rem; overflow: hidden; text-overflow: ellipsis;
-               vertical-align: bottom; }
-  .bars td:nth-child(3) { text-align: right; width: 4.6rem; font-variant-numeric: tabular-nums; }
-  .fill { height: .6rem; background: var(--bar); border-radius: 2px; min-width: 1px; }
-  .switch { display: flex; flex-wrap: wrap; gap: .3rem 1.4rem; align-items: center; font-size: .9rem;
-            margin: 0 0 .9rem; border: 0; padding: 0; }
-  .switch label { display: inline-flex; gap: .4rem; align-items: center; cursor: pointer; }
-  input { accent-color: var(--bar); }
-  .scroll { overflow: auto; max-height: 80vh; width: fit-content; max-width: 100%; border: 1px solid var(--line); border-radius: 6px; }
-  table.lens { border-collapse: separate; border-spacing: 0; font: 13px/1.35 ui-monospace, "DejaVu Sans Mono", monospace; }
-  .lens th { background: var(--panel); color: var(--soft); font-weight: 400; white-space: pre;
-             position: sticky; z-index: 1; padding: .3rem .5rem; border-bottom: 1px solid var(--line); }
-  .lens thead th { top: 0; }
-  .lens th:first-child { left: 0; border-right: 1px solid var(--line); text-align: right; }
-  .lens thead th:first-child { z-index: 2; }
-  .lens td { padding: .3rem .5rem; white-space: pre; max-width: 9rem; overflow: hidden;
-             text-overflow: ellipsis; border: 1px solid transparent; text-align: center; }
-  .lens td.yes { font-weight: 650; }
-  .lens td.here { border-color: var(--ink); }
-  .over { overflow: auto; max-height: 34rem; margin-top: 1rem; }
-  .wide { border-collapse: collapse; font-size: .9rem; }
-  .wide th { font-weight: 500; color: var(--soft); text-align: left; padding: 0 1rem .3rem 0;
-             font-size: .82rem; }
-  .wide td { padding: .08rem 1rem .08rem 0; font-variant-numeric: tabular-nums; }
-  .wide td.n { text-align: right; }
-  .wide th.n { text-align: right; }
-  .both { position: relative; width: 8rem; height: .7rem; }
-  .both i { position: absolute; top: 0; bottom: 0; border-radius: 2px; min-width: 1px; }
-  .both::before { content: ""; position: absolute; left: 50%; top: -.25rem; bottom: -.25rem;
-                  border-left: 1px solid var(--line); }
-  #tip { position: absolute; z-index: 3; min-width: 12rem; max-width: 24rem; padding: .55rem .7rem;
-    background: var(--panel); border: 1px solid var(--line); border-radius: 6px;
-    box-shadow: var(--shade); font-size: .84rem; line-height: 1.5; pointer-events: none; }
-  #tip[hidden] { display: none; }
-  #tip .title { font-weight: 600; }
-  #tip .soft { color: var(--soft); }
-</style>
-</head>
-<body>
-<h1 id="title">Inside a model</h1>
-<dl class="figures" id="figures"></dl>
-<p class="how" id="how"></p>
-
-<section id="attention" hidden aria-labelledby="h-attention">
-  <h2 id="h-attention">Attention</h2>
-  <p class="hint">Each square is a head: rows are tokens that look, columns tokens looked at.
-    Choose a head with the mouse or the arrow keys. Hover a token below, or step through them with
-    the arrow keys, to see whom it attends to.</p>
-  <div class="strip chips" id="text" tabindex="0" role="group" aria-label="The tokens: arrow keys choose the one that looks"></div>
-  <div class="switch"><label><input type="checkbox" id="nofirst"> leave out the first token
-    (many heads rest on it)</label></div>
-  <div class="split">
-    <div class="grid" id="heads" role="group" aria-label="Heads by layer"></div>
-    <div class="large">
-      <h3 id="which"></h3>
-      <p class="hint" id="summary"></p>
-      <canvas id="map" role="img" aria-labelledby="which"></canvas>
-      <h4 id="query"></h4>
-      <div aria-live="polite"><table class="bars" id="keys"></table></div>
-    </div>
-  </div>
-</section>
-
-<section id="lens" hidden aria-labelledby="h-lens">
-  <h2 id="h-lens">Logit lens</h2>
-  <p class="hint">What the model would say next if it stopped after a layer: its state through the
-    final norm and the output layer. The greener, the nearer to the final distribution
-    (KL); bold where the likeliest token is already the final one. Arrow keys move.</p>
-  <div class="scroll" id="lens-box" tabindex="0" role="group" aria-label="Layers by positions"></div>
-</section>
-
-<section id="attribution" hidden aria-labelledby="h-attribution">
-  <h2 id="h-attribution">Influence on the next token</h2>
-  <p class="hint" id="asked"></p>
-  <fieldset class="switch" id="methods" aria-label="Method"></fieldset>
-  <div class="chips" id="influence"></div>
-  <div class="over"><table class="wide" id="influences"></table></div>
-  <p class="hint" id="method-notes" style="margin-top: .8rem"></p>
-</section>
-
-<section id="heads_off" hidden aria-labelledby="h-off">
-  <h2 id="h-off"></h2>
-  <p class="hint" id="off-notes"></p>
-  <div class="over"><table class="wide" id="off"></table></div>
-</section>
-
-<div id="tip" role="tooltip" hidden></div>
-<script type="application/json" id="maps">[
-/*MAPS*/
-]</script>
-<script type="application/json" id="data">/*DATA*/</script>
-<script>
-"use strict";
-(() => {
-  const read = (id) => JSON.parse(document.getElementById(id).textContent);
-  const byId = (id) => document.getElementById(id);
   const data = read("data");
   const maps = new Map(read("maps").map(([layer, head, text]) => [`${layer}.${head}`, text]));
   const [start, end] = data.window;
   const count = end - start;
-  const tip = byId("tip");
-
-  function element(tag, content, className) {
-    const made = document.createElement(tag);
-    if (content !== undefined) made.textContent = content;
-    if (className) made.className = className;
-    return made;
-  }
-  // Control and bidirectional characters are shown, not sent.
-  const visible = (content) => content
-    .replace(/\n/g, "↵").replace(/\t/g, "→").replace(/ /g, "␣")
-    .replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g,
-      (c) => "\\u" + c.charCodeAt(0).toString(16).padStart(4, "0"));
   const word = (id) => visible(data.vocabulary[id]);
   const token = (position) => word(data.tokens[position]);
-  const percent = (p) => (p >= 0.001 || p === 0
-    ? (100 * p).toFixed(p >= 0.1 ? 1 : 2) + " %" : (100 * p).toExponential(0) + " %");
   const nats = (value) => (value > 0 ? "+" : "") + value.toFixed(3);
   const color = (name, alpha) => `rgb(var(--${name}) / ${alpha.toFixed(3)})`;
-  const clamp = (value, least, most) => Math.max(least, Math.min(most, value));
-
-  function place(box, ...content) {
-    tip.replaceChildren(...content);
-    tip.hidden = false;
-    const left = clamp(box.left, 8, Math.max(8, innerWidth - tip.offsetWidth - 8));
-    const below = box.bottom + 6 + tip.offsetHeight <= innerHeight || box.top < tip.offsetHeight + 12;
-    tip.style.left = `${left + scrollX}px`;
-    tip.style.top = `${(below ? box.bottom + 6 : box.top - tip.offsetHeight - 6) + scrollY}px`;
-  }
-  const hide = () => { tip.hidden = true; };
-  addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
-
-  function barRow(name, share, shown) {
-    const row = element("tr");
-    const label = element("td");
-    label.append(element("code", name));
-    const middle = element("td");
-    const fill = element("div", undefined, "fill");
-    fill.style.width = `${(100 * clamp(share, 0, 1)).toFixed(1)}%`;
-    middle.append(fill);
-    row.append(label, middle, element("td", shown));
-    return row;
-  }
 
   // -- the figures
   const from = data.provenance;
-  byId("title").textContent = document.title = `Inside ${from.model}`;
-  function figure(label, value, small) {
-    const pair = element("div");
-    const number = element("dd", value);
-    if (small) number.append(" ", element("small", small));
-    pair.append(element("dt", label), number);
-    byId("figures").append(pair);
-  }
+  heading(`Inside ${from.model}`, [
+    from.precision, from.revision && `revision ${String(from.revision).slice(0, 12)}`,
+    count < data.tokens.length &&
+      `tokens ${start} to ${end - 1} of ${data.tokens.length} are shown`,
+  ]);
   const seen = data.overview;
   figure("tokens", data.tokens.length.toLocaleString("en"));
   figure("layers", data.layers);
@@ -231,11 +26,6 @@
     figure("look at the first token", names(seen.first));
     figure("look widest", names(seen.spread));
   }
-  byId("how").textContent = [
-    from.precision, from.revision && `revision ${String(from.revision).slice(0, 12)}`,
-    count < data.tokens.length &&
-      `tokens ${start} to ${end - 1} of ${data.tokens.length} are shown`,
-  ].filter(Boolean).join(" · ");
 
   // -- attention
   const decoded = new Map();
@@ -544,7 +334,7 @@
     const half = 50 * Math.abs(value) / most;
     fill.style.width = `${half.toFixed(1)}%`;
     fill.style.left = `${(value >= 0 ? 50 : 50 - half).toFixed(1)}%`;
-    fill.style.background = `var(--${value >= 0 ? "bar" : "down"})`;
+    fill.style.background = `var(--${value >= 0 ? "bar" : "blue"})`;
     box.append(fill);
     return box;
   }
@@ -642,7 +432,3 @@
     });
   }
   if (data.heads_off) showOff();
-})();
-</script>
-</body>
-</html>
