@@ -28,6 +28,7 @@ HARMLESS = frozenset(
     {
         "metadata",
         "prompt_cache_key",
+        "prompt_cache_options",
         "prompt_cache_retention",
         "safety_identifier",
         "service_tier",
@@ -198,6 +199,7 @@ _REFUSED = {
     "function_call": "Calls of functions are not supported",
     "functions": "Calls of functions are not supported",
     "modalities": "It answers in text alone",
+    "moderation": "Texts are not moderated",
     "prediction": "Predicted outputs are not supported",
     "reasoning_effort": "The model's reasoning cannot be steered",
     "tool_choice": "Calls of tools are not supported",

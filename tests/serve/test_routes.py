@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -232,68 +231,6 @@ def test_the_description(server: Server) -> None:
     for path, methods in described["paths"].items():
         for method in methods:
             assert server.client.request(method.upper(), path).status_code in (200, 400, 415)
-
-
-# -- OpenAI's own client ---------------------------------------------------------------------
-
-
-def test_openais_client(client: openai.OpenAI, server: Server) -> None:
-    assert [model.id for model in client.models.list()] == ["fable"]
-    asked: dict[str, Any] = {
-        "model": "fable",
-        "prompt": "Once upon a time",
-        "best_of": 2,
-        "echo": True,
-        "frequency_penalty": 0.5,
-        "logit_bias": {"50": -100},
-        "max_tokens": 8,
-        "n": 2,
-        "presence_penalty": 0.5,
-        "seed": 3,
-        "stop": ["zebra"],
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "user": "me",
-    }
-    whole = client.completions.create(**asked, logprobs=2)
-    assert [choice.text for choice in whole.choices] == [
-        choice["text"] for choice in server.complete(**asked)["choices"]
-    ]
-    logprobs = whole.choices[0].logprobs
-    assert logprobs is not None
-    assert logprobs.tokens is not None
-    assert "".join(logprobs.tokens) == whole.choices[0].text
-    texts = ["", ""]
-    for chunk in client.completions.create(**asked, stream=True):
-        texts[chunk.choices[0].index] += chunk.choices[0].text
-    assert texts == [choice.text for choice in whole.choices]
-    with pytest.raises(openai.BadRequestError, match="top_p") as refused:
-        client.completions.create(**{**asked, "top_p": 3})
-    assert (refused.value.param, refused.value.type) == ("top_p", "invalid_request_error")
-    with pytest.raises(openai.NotFoundError):
-        client.completions.create(**{**asked, "model": "other"})
-
-
-def test_openais_client_in_conversation(client: openai.OpenAI, server: Server) -> None:
-    asked: dict[str, Any] = {"model": "fable", "messages": MESSAGES, "max_tokens": 8, "seed": 2}
-    answer = client.chat.completions.create(**asked, logprobs=True, top_logprobs=1)
-    text = answer.choices[0].message.content
-    assert answer.choices[0].logprobs is not None
-    told = ""
-    options: Any = {"include_usage": True}
-    for chunk in client.chat.completions.create(**asked, stream=True, stream_options=options):
-        told += "".join(choice.delta.content or "" for choice in chunk.choices)
-        usage = chunk.usage
-    assert told == text
-    assert usage is not None
-    assert usage.completion_tokens == 8
-
-    async def both() -> list[str | None]:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as one:
-            made = [one.chat.completions.create(**asked) for _ in range(2)]
-            return [each.choices[0].message.content for each in await asyncio.gather(*made)]
-
-    assert asyncio.run(both()) == [text, text]
 
 
 def test_probabilities_add_up(server: Server) -> None:
