@@ -165,3 +165,10 @@ def test_links_lead_somewhere() -> None:
     for page in [README, *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text("utf-8")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_files_that_are_named_exist() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        text = page.read_text("utf-8")
+        for path in re.findall(r"(?<![\w/])(?:tests|benchmarks|docs|llmcli)/[\w/]+\.\w+", text):
+            assert (ROOT / path).exists(), f"{page.name} names {path}"
