@@ -40,15 +40,15 @@ class LanguageModel(language_model.LanguageModel):
         return f"<llmcli.LanguageModel {self.name} ({self.precision} on {self.device})>"
 
     def encode(self, text: str, *, special: SpecialTokens = "text") -> Tokens:
-        """The tokens of a text: ids, bytes, and places in the text. No token is added.
+        """Split a text into tokens: ids, bytes, and positions in the text. Adds no token.
 
         Args:
             text: Any text.
-            special: What control tokens spelt out in it are: ``text``, ``allow`` (tokens) or
-                ``forbid``.
+            special: How to treat control tokens spelt out in it: as ``text``, as tokens
+                (``allow``), or as an error (``forbid``).
 
         Raises:
-            InvalidInput: a control token is spelt out, under ``forbid``.
+            InvalidInput: the text spells out a control token, with ``forbid``.
         """
         from llmcli.tasks.encode import Encoder
 
@@ -56,10 +56,10 @@ class LanguageModel(language_model.LanguageModel):
         return encoder.tokens(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text that token ids stand for; bytes that are not UTF-8 become U+FFFD.
+        """Turn token ids into text; bytes that are not UTF-8 become U+FFFD.
 
         Raises:
-            InvalidInput: an id outside the vocabulary.
+            InvalidInput: an id is outside the vocabulary.
         """
         from llmcli.io.id_records import IdRecord
         from llmcli.tasks.decode import Decoder
@@ -70,15 +70,15 @@ class LanguageModel(language_model.LanguageModel):
     def generate(self, prompt: str, *, seed: int | None = None, **settings: Any) -> GenerateAnswer:
         """Continue a text; ``str()`` of the answer is the continuation.
 
-        A model of an encoder and a decoder answers it; ``source_lang``, ``target_lang`` and
-        ``prefix`` (how the answer begins) are settings of those alone.
+        An encoder-decoder model answers it instead. Only those models take ``source_lang``,
+        ``target_lang`` and ``prefix`` (the beginning of the answer).
 
         Args:
             prompt: The text to continue; not empty.
-            seed: Makes the result repeatable; drawn at random when None.
-            settings: Any field of SamplingParams. What is not given is what the model's
-                generation_config.json sets, else temperature 0.8 and top_p 0.95. With
-                ``logprobs=K`` the answer has the tokens and their K likeliest alternatives.
+            seed: Makes the result repeatable. None draws one.
+            settings: Any field of SamplingParams. The defaults are those in the model's
+                generation_config.json, else temperature 0.8 and top_p 0.95. With ``logprobs=K``
+                the answer has the tokens and their K likeliest alternatives.
 
         Raises:
             InvalidInput: a setting is out of range, the prompt is empty or too long.
@@ -97,23 +97,25 @@ class LanguageModel(language_model.LanguageModel):
         return generate_answer(self, params, prompt, continuation.prompt_tokens, events)
 
     def stream(self, prompt: str, *, seed: int | None = None, **settings: Any) -> Iterator[str]:
-        """Continue a text; the pieces, joined, are the continuation.
+        """Continue a text piece by piece; joined, the pieces are the continuation.
 
-        Arguments and errors as for :meth:`generate`; what is wrong with them is raised here, not
-        with the first piece.
+        Takes the arguments of :meth:`generate` and raises its errors, at the call rather than with
+        the first piece.
         """
         events = self._continued(prompt, *self._asked(seed, settings)).events
         return (event.text for event in events if event.text)
 
     def fill(self, text: str, *, count: int = 10) -> FillAnswer:
-        """What a masked model expects in each gap of a text, the other gaps left open.
+        """List the likeliest tokens for each gap in a text, with a masked model.
+
+        If there are several gaps, each is filled with the others left open.
 
         Args:
-            text: With ``[MASK]``, or the model's own token, for each gap.
-            count: How many tokens for each.
+            text: A text with ``[MASK]``, or the model's own mask token, for each gap.
+            count: Number of tokens for each gap.
 
         Raises:
-            UnsupportedModel: the model fills no gaps.
+            UnsupportedModel: the model is not a masked model.
             InvalidInput: the text has no gap, or is too long.
             NumericalError: the model's logits are NaN or infinite.
         """
@@ -122,11 +124,11 @@ class LanguageModel(language_model.LanguageModel):
         return fill_gaps(self, text, count=count)
 
     def next(self, prompt: str, *, count: int = 10, **settings: Any) -> NextAnswer:
-        """What may follow a prompt: the likeliest tokens, and what the filters leave of them.
+        """List the likeliest next tokens, before and after the sampling filters.
 
         Args:
             prompt: The text so far; not empty.
-            count: How many tokens.
+            count: Number of tokens.
             settings: Any field of SamplingParams.
 
         Raises:
@@ -137,12 +139,12 @@ class LanguageModel(language_model.LanguageModel):
         return predict(self, prompt, _known(settings), count=count)
 
     def score(self, text: str, **how: Any) -> ScoreAnswer:
-        """How well the model predicts a text: perplexity, nats, bits per byte, an interval.
+        """Measure how well the model predicts a text: perplexity, nats, bits per byte, an interval.
 
         Args:
             text: Any text.
             how: Fields of ScoreRequest: ``convention``, ``context``, ``stride``, ``bos``,
-                ``prompt`` (read before the text and not scored), ``special``, ``batch_size``.
+                ``prompt`` (read first, but not scored), ``special``, ``batch_size``.
 
         Raises:
             InvalidInput: a setting is wrong, or nothing in the text can be scored.
@@ -158,12 +160,12 @@ class LanguageModel(language_model.LanguageModel):
         """Rank continuations of a prompt by how likely they are.
 
         Args:
-            prompt: What they continue; may be empty.
+            prompt: The text that they continue; may be empty.
             choices: At least one.
             how: Other fields of RankRequest: ``normalize``, ``delimiter``, ``bos``.
 
         Raises:
-            InvalidInput: a choice is empty, stands twice or does not fit.
+            InvalidInput: a choice is empty, occurs twice or does not fit.
             NumericalError: the model's logits are NaN or infinite.
         """
         from llmcli.tasks.rank import RankRequest, rank_choices
@@ -172,12 +174,12 @@ class LanguageModel(language_model.LanguageModel):
         return rank_choices(self, RankRequest(prompt=prompt, choices=tuple(choices), **how))
 
     def calibrate(self, text: str, *, bins: int = 15, holdout: float = 0.5) -> Calibration:
-        """How far the model's probabilities are right on a text.
+        """Measure whether the model's probabilities are right on a text.
 
         Args:
-            text: A long one: figures of under a few thousand tokens say little.
-            bins: Bins of equal width, 1 to 1,000.
-            holdout: The share of the text that the temperature is not fitted on.
+            text: The text. It should be long: below a few thousand tokens the figures say little.
+            bins: Number of bins of equal width, 1 to 1,000.
+            holdout: Fraction of the text to hold out when fitting the temperature.
 
         Raises:
             InvalidInput: a setting is out of range, or nothing in the text can be scored.
@@ -195,16 +197,16 @@ class LanguageModel(language_model.LanguageModel):
         seed: int | None = None,
         **settings: Any,
     ) -> Reply:
-        """Answer a conversation, written as the model's chat template has it.
+        """Answer a conversation, formatted with the model's chat template.
 
         Args:
             messages: Objects with ``role`` ("system", "user" or "assistant") and ``content``.
-            template: A bundled layout's name or a file; None for the model's own.
+            template: The name of a built-in layout, or a file. None is the model's own.
             seed: As for :meth:`generate`, like the settings.
 
         Raises:
             InvalidInput: the model has no template, or it refuses the messages.
-            ContextOverflow: what must stay of the messages does not fit.
+            ContextOverflow: the messages that cannot be left out do not fit.
             NumericalError: the model's logits are NaN or infinite.
         """
         from llmcli.tasks.chat import Conversation, Message, Reply, check_messages, template_for
@@ -272,14 +274,14 @@ def load(
     """Find a model and load it.
 
     Args:
-        model: A folder, a bundled model's name, or a Hub id; None for gpt2, for which the
-            bundled model stands in where it cannot be had.
-        notify: Called with one sentence about what the user ought to know.
-        detail: Called with one sentence for who wants to know more.
+        model: A folder, the bundled model's name, or a Hub id. None is gpt2, or the bundled
+            model if gpt2 cannot be fetched.
+        notify: Called with each notice for the user, one sentence.
+        detail: Called with each detail, one sentence, as ``-v`` prints them.
         options: Any other field of LoadOptions, such as ``precision="int8"``.
 
     Raises:
-        ModelError: the model cannot be had or used; the subclass says why.
+        ModelError: the model cannot be found or used; the subclass says why.
         InvalidInput: an option is wrong.
         OutOfMemory: it does not fit.
     """

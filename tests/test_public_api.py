@@ -177,10 +177,15 @@ def documented(function: Callable[..., Any], name: str) -> list[str]:
     signature = str(inspect.signature(function)).replace("(self, ", "(")
     signature = re.sub(r"<function (\w+) at \w+>", r"\1", signature)
     signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", signature)
+    shown = f"{name}{signature}"
+    if len(shown) > 80:  # an argument a line
+        arguments, end = signature.rsplit(")", 1)
+        lines = re.split(r", (?=[\w*]+(?::|,|$))", arguments.removeprefix("("))
+        shown = f"{name}(\n" + "".join(f"    {line},\n" for line in lines) + f"){end}"
     return [
         f"### {name}",
-        f"```python\n{name}{signature}\n```",
-        *paragraphs(inspect.getdoc(function) or ""),
+        f"```python\n{shown}\n```",
+        *paragraphs(re.sub(r":meth:`(\w+)`", r"`model.\1`", inspect.getdoc(function) or "")),
     ]
 
 
@@ -199,7 +204,7 @@ def paragraphs(text: str) -> list[str]:
 
 
 API_INTRODUCTION = """
-# The Python API
+# Python API
 
 ```python
 import llmcli
@@ -212,8 +217,10 @@ for piece in model.stream("Once upon a time", max_new_tokens=40, seed=7):
 print(model.score("Once upon a time there was a fox.").score.perplexity)
 ```
 
-Nothing heavy is imported before it is used, and a prepared model runs without torch. Results are
-frozen dataclasses: `to_dict()` is what the command of the same name prints with `--json`, and a
-notebook shows them as tables. Errors are `llmcli.LlmcliError` and its subclasses, in
-`llmcli.errors`. This page is made from the docstrings.
+Results are frozen dataclasses. Their `to_dict()` is what the command of the same name prints with
+`--json`, and notebooks show them as tables. Errors are `llmcli.LlmcliError` and its subclasses in
+`llmcli.errors`. Nothing heavy is imported before it is used, and a prepared model runs without
+torch.
+
+This page is generated from the docstrings.
 """
