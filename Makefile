@@ -7,7 +7,7 @@ PIP = $(BIN)/pip --disable-pip-version-check --quiet
 # On a terminal pip shows how far the large packages are.
 QUIET := $(shell test -t 2 || echo --quiet)
 
-.PHONY: demo test lint types unit docs clean
+.PHONY: demo test lint types unit docs sdist wheel clean
 
 demo: $(VENV)/.installed  ## Continue a prompt with the bundled model
 	@echo '$$ llmcli generate -m fable --seed 1 "Once upon a time, in a forest by the sea,"'
@@ -26,6 +26,7 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/win32 llmcli
 
 unit: $(VENV)/.installed-dev
 	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -34,6 +35,14 @@ unit: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs  ## The documentation as a website, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The website is in build/site: open build/site/index.html."
+
+sdist: $(VENV)/.installed-wheel  ## The source distribution, in dist
+	$(BIN)/python -m build --sdist --no-isolation
+
+# PLATFORMS="win_amd64 ..." builds some; tools/wheels.py has the list.
+wheel: $(VENV)/.installed-dev $(VENV)/.installed-wheel  ## A wheel for each platform, in dist
+	$(BIN)/python tools/wheels.py $(PLATFORMS)
+	$(BIN)/pytest tests/packaging/check_wheels.py
 
 $(VENV)/bin/pip:
 	@echo "Installing into $(VENV): a few minutes the first time (torch is the largest part)."
@@ -52,6 +61,10 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-docs: $(VENV)/.installed
 	$(PIP) install --constraint constraints.txt --group docs
+	touch $@
+
+$(VENV)/.installed-wheel: $(VENV)/.installed
+	$(PIP) install --constraint constraints.txt --group wheel
 	touch $@
 
 clean:

@@ -62,7 +62,10 @@ class build_library(build_ext):
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             made = list(pool.map(compiled, ext.sources))
-        run([*compiler(), "-shared", *made, "-o", str(library), "-lm", "-lpthread"])
+        # Linkers leave other files beside it, which nobody needs.
+        linked = objects / library.name
+        run([*compiler(), "-shared", *made, "-o", str(linked), "-lm", "-lpthread"])
+        shutil.copy(linked, library)
 
 
 class wheel_of_platform(bdist_wheel):

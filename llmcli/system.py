@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
 
 # What glibc's mallopt calls its thresholds.
 _M_TRIM_THRESHOLD = -1
@@ -33,8 +36,34 @@ def usable_processors() -> int:
 
 def peak_memory() -> int:
     """The largest resident size of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return _peak_working_set()
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if sys.platform == "win32":
+
+    class _Counters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of the Windows API."""
+
+        _fields_ = (
+            ("size", wintypes.DWORD),
+            ("page_faults", wintypes.DWORD),
+            ("peak_working_set", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        )
+
+    def _peak_working_set() -> int:
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.GetCurrentProcess.restype = wintypes.HANDLE
+        found = _Counters(size=ctypes.sizeof(_Counters))
+        process = wintypes.HANDLE(kernel.GetCurrentProcess())
+        if not kernel.K32GetProcessMemoryInfo(process, ctypes.byref(found), found.size):
+            raise ctypes.WinError(ctypes.get_last_error())
+        return int(found.peak_working_set)
 
 
 def _cpuinfo(key: str) -> str:
@@ -83,7 +112,12 @@ def bounded_memory(processes: int) -> Iterator[None]:
     Args:
         processes: How many share the machine's memory.
     """
-    available = available_memory() if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    available = available_memory()
     taken = _kilobytes(Path("/proc/self/status"), "VmData")
     if available is None or taken is None:
         yield

@@ -23,7 +23,7 @@ ALLOWED = {
     "extras": {"errors"},
     "system": {"errors"},
     "io": {"errors", "extras", "reporting"},
-    "tokenization": {"errors", "extras", "io"},
+    "tokenization": {"errors", "extras", "io", "system"},
     "hub": {"errors", "reporting", "system", "io", "_version"},
     "engine": {"errors", "extras", "params", "system", "tokenization"},
 }

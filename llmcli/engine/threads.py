@@ -7,11 +7,12 @@ others use they wait longer still.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from statistics import median
+
+from llmcli.system import usable_processors
 
 # Tokens at once: steps of a text or a few, checks of drafts, and prompts differ too much.
 _KINDS = (1, 8, 32)
@@ -89,6 +90,5 @@ class _Trial:
 
 def available() -> list[int]:
     """Numbers of threads worth trying: 1, 2, 4 and so on, to as many as this process may use."""
-    own = hasattr(os, "sched_getaffinity")
-    most = len(os.sched_getaffinity(0)) if own else os.cpu_count() or 1
+    most = usable_processors()
     return [1 << power for power in range((most - 1).bit_length())] + [most]

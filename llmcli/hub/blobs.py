@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from llmcli.hub.deadline import Reporter
 
 _BLOCK = 2**20
+_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows would translate ends of lines
+_CLOSED = -1
 _LOCK_POLL_SECONDS = 0.1
 _TOLD_AFTER_POLLS = 5
 
@@ -152,11 +154,12 @@ class PartialFile:
         self.size = 0
 
     def __enter__(self) -> PartialFile:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _BINARY, 0o666)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        if self._descriptor != _CLOSED:
+            os.close(self._descriptor)
 
     def take_stock(self, reporter: Reporter) -> None:
         """Hash what an earlier run left; too much of it is worth nothing."""
@@ -215,6 +218,8 @@ class PartialFile:
     def commit(self, blob: Path) -> None:
         """Give the content its name."""
         os.fsync(self._descriptor)
+        os.close(self._descriptor)  # Windows renames nothing that is open
+        self._descriptor = _CLOSED
         os.replace(self.path, blob)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary = Path(name)
         try:
             with open(descriptor, "wb") as file:
-                os.fchmod(file.fileno(), _mode(target))
+                temporary.chmod(_mode(target))
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -63,6 +64,8 @@ def _mode(target: Path) -> int:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename last; a file system that cannot sync a folder has nothing to offer."""
+    if sys.platform == "win32":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

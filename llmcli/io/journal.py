@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ class Journal:
         if mode == "new":
             self.check_absent()
         with _storage(self.lines_path):
-            descriptor = os.open(self.lines_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = os.open(self.lines_path, os.O_RDWR | os.O_CREAT, 0o666)
         file = os.fdopen(descriptor, "r+b", buffering=0)
         try:
             self._lock(file)
@@ -166,10 +167,10 @@ class Journal:
                 out.writelines(old)
 
     def _lock(self, file: BinaryIO) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows has no such locks
+        if sys.platform == "win32":  # its locks keep others from reading, too
             return
+        import fcntl
+
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

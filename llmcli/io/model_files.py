@@ -73,7 +73,7 @@ def read_regular(path: Path, most: int, *, cure: str = "") -> bytes:
         OSError: It cannot be opened or read.
     """
     # Without O_NONBLOCK opening a pipe waits until somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         state = os.fstat(descriptor)
         if not stat.S_ISREG(state.st_mode):

@@ -193,17 +193,17 @@ def source_name(source: str | Path) -> str:
 
 def unread_stdin() -> bool:
     """Whether stdin is a pipe that holds bytes, found out without reading any of them."""
-    if sys.stdin is None:
+    if sys.platform == "win32" or sys.stdin is None:
         return False
+    import fcntl
+    import struct
+    import termios
+
     try:
         fd = sys.stdin.fileno()
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             return False
-        import fcntl
-        import struct
-        import termios
-
         waiting = fcntl.ioctl(fd, termios.FIONREAD, struct.pack("i", 0))
         return bool(struct.unpack("i", waiting)[0])
-    except (OSError, ValueError, ImportError):  # no descriptor (a test's runner), no ioctl
+    except (OSError, ValueError):  # no descriptor (a test's runner), no ioctl
         return False

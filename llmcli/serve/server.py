@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from llmcli.errors import LlmcliError, StorageError
+from llmcli.errors import InvalidInput, LlmcliError, StorageError
 from llmcli.reporting import Notify, silent
 from llmcli.serve.app import App
 from llmcli.serve.engine import Engine
@@ -191,7 +192,10 @@ class _Server:
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
+            if sys.platform == "win32":  # its event loop takes no signals
+                signal.signal(number, lambda n, _: loop.call_soon_threadsafe(self._signalled, n))
+            else:
+                loop.add_signal_handler(number, self._signalled, number)
 
     def _signalled(self, number: int) -> None:
         if self._ended_by is not None:
@@ -212,7 +216,7 @@ class _Server:
 def _listening(options: ServeOptions) -> Iterator[tuple[socket.socket, str]]:
     """A bound socket, and the URL it is reached by."""
     kind = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    with socket.socket(kind if options.uds is None else socket.AF_UNIX) as sock:
+    with socket.socket(kind if options.uds is None else _unix_sockets()) as sock:
         if options.uds is None:
             url = _bind(sock, options.host, options.port)
         else:
@@ -236,6 +240,12 @@ def _bind(sock: socket.socket, host: str, port: int) -> str:
     return f"http://{shown}:{sock.getsockname()[1]}"
 
 
+def _unix_sockets() -> socket.AddressFamily:
+    if sys.platform == "win32":
+        raise InvalidInput("Python has no Unix sockets on Windows.", "Use --port instead of --uds.")
+    return socket.AF_UNIX
+
+
 def _bind_unix(sock: socket.socket, path: Path) -> str:
     try:
         _clear(path)
@@ -255,7 +265,7 @@ def _clear(path: Path) -> None:
     """Remove a socket that nobody listens on any more."""
     if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+    with socket.socket(_unix_sockets(), socket.SOCK_STREAM) as probe:
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:

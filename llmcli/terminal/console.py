@@ -234,7 +234,7 @@ def restore_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if _is_terminal(stream):
             with contextlib.suppress(OSError, ValueError):
-                if select.select([], [stream], [], 0)[1]:
+                if sys.platform == "win32" or select.select([], [stream], [], 0)[1]:
                     os.write(stream.fileno(), b"\x1b[0m\x1b[?25h")
 
 

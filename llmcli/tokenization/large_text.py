@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tokenizers import Encoding as BackendEncoding
 
 from llmcli.errors import InvalidInput
+from llmcli.system import usable_processors
 
 if TYPE_CHECKING:  # the rules are imported where a text is long: they take time to compile
     from llmcli.tokenization.cut_rules import CutRule
@@ -57,7 +58,7 @@ def set_threads(threads: int | None) -> int:
     """
     if threads is None:
         said = os.environ.get("RAYON_NUM_THREADS", "")
-        threads = int(said) if said.isdecimal() and int(said) > 0 else len(os.sched_getaffinity(0))
+        threads = int(said) if said.isdecimal() and int(said) > 0 else usable_processors()
     os.environ["RAYON_NUM_THREADS"] = str(threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     return threads

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -83,7 +84,8 @@ def _release() -> None:
     os.close(_held.saved)
     size = os.lseek(_held.memory, 0, os.SEEK_END)
     if size:
-        others = _OWN_WORDS.sub(b"", os.pread(_held.memory, size, 0))
+        os.lseek(_held.memory, 0, os.SEEK_SET)
+        others = _OWN_WORDS.sub(b"", os.read(_held.memory, size))
         with suppress(OSError):  # as if it had been written there at once
             os.write(STDERR, others)
     os.close(_held.memory)
@@ -91,7 +93,7 @@ def _release() -> None:
 
 
 def _scratch() -> int:
-    if hasattr(os, "memfd_create"):
+    if sys.platform != "win32" and hasattr(os, "memfd_create"):
         return os.memfd_create("stderr")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

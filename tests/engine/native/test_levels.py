@@ -9,39 +9,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from kernel_check import compiled, numbers
 from native_models import LEVELS
 
 from llmcli.engine.native.library import PATH
 
 NATIVE = PATH.parent
-FLAGS = ["-std=gnu11", "-O1", "-ffp-contract=off", "-Wno-psabi", f"-I{NATIVE}"]
-
-
-def compiled(folder: Path, compiler: str, *sources: Path | str) -> Path:
-    """The program that prints a number of each level's bits."""
-    program = folder / "check"
-    check = Path(__file__).with_name("check_levels.c")
-    command = [compiler, *FLAGS, str(check), *map(str, sources)]
-    subprocess.run([*command, "-o", str(program), "-lm", "-lpthread"], check=True)
-    return program
-
-
-def numbers(command: list[str]) -> dict[str, str]:
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return dict(line.split() for line in said.splitlines())
 
 
 @pytest.mark.skipif(not LEVELS, reason="the library was not built")
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
 def test_levels_agree_to_the_bit_here_and_on_arm(tmp_path: Path) -> None:
-    here = numbers([str(compiled(tmp_path, "gcc", PATH, f"-Wl,-rpath,{NATIVE}")), "12"])
+    here = numbers([str(compiled(tmp_path, ["gcc"], PATH, f"-Wl,-rpath,{NATIVE}"))])
     assert set(here) == set(LEVELS)
     assert len(set(here.values())) == 1
     compiler, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("NEON needs gcc-aarch64-linux-gnu and qemu-user to be tried")
-    program = compiled(tmp_path, compiler, "-static", *sorted(NATIVE.glob("*.c")))
-    there = numbers([emulator, str(program), "12"])
+    program = compiled(tmp_path, [compiler], "-static", *sorted(NATIVE.glob("*.c")))
+    there = numbers([emulator, str(program)])
     assert set(there) == {"c", "neon"}
     assert set(there.values()) == set(here.values())
 

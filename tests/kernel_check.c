@@ -23,6 +23,11 @@ void llmcli_slot_copy(const struct model *model, const void *from, int64_t from_
                       int64_t to_room, int64_t length);
 void llmcli_slot_trim(const struct model *model, void *memory, int64_t room, int64_t length);
 
+#if defined(_WIN32)
+#include <malloc.h>
+#define free _aligned_free
+#endif
+
 static uint64_t state;
 
 static uint32_t draw(void)
@@ -46,8 +51,13 @@ static uint64_t mixed(uint64_t hash, const void *data, size_t size)
 
 static void *memory_for(int64_t nbytes)
 {
+    size_t size = (size_t)(nbytes > 0 ? nbytes : 64);
+#if defined(_WIN32)
+    return _aligned_malloc(size, 64);
+#else
     void *made = NULL;
-    return posix_memalign(&made, 64, (size_t)(nbytes > 0 ? nbytes : 64)) ? NULL : made;
+    return posix_memalign(&made, 64, size) ? NULL : made;
+#endif
 }
 
 static float *floats(int64_t count)
