@@ -71,8 +71,8 @@ def bench(
 ) -> None:
     """Measure prefill, decoding, load time and memory.
 
-    Each model and precision runs in a process of its own. The bandwidth column compares the
-    speed with a token that does nothing but read all weights from memory once.
+    Each model and precision runs in a process of its own. The share of bandwidth compares the
+    speed with that of a token that does nothing but read all weights once.
 
     \b
     Examples:

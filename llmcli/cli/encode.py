@@ -181,8 +181,8 @@ class EncodeSettings:
 @click.option("--null", is_flag=True, help="Split the input into texts at NUL bytes.")
 @batch_options(
     jsonl="Read records with a text each: JSON Lines, CSV, TSV or Parquet.",
-    output="Where --format writes; with --split a name such as 'chunk-{index:04}.txt'; "
-    "with --jsonl rows are appended as they are made.",
+    output="File for --format; with --split a name such as 'chunk-{index:04}.txt'; with --jsonl "
+    "records are added as they are finished.",
     format_flags=("--input-format",),
 )
 @click.option(

@@ -15,6 +15,7 @@ from llmcli.cli.options import (
     model_options,
     output_options,
     refuse_idle,
+    reworded,
 )
 from llmcli.io.prompts import read_prompt
 from llmcli.models.kinds import MASKED
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 @click.option("--keep-newline", is_flag=True, help="Keep the newline at the end of stdin.")
 @batch_options()
 @input_options
+@reworded(
+    model="Masked model to use, such as google-bert/bert-base-uncased: a Hub id, or a folder."
+)
 @model_options
 @output_options
 def fill(

@@ -25,6 +25,11 @@ EVERYDAY = (
 """Options that stand first wherever a command has them, in this order."""
 
 _SUBJECTS: Mapping[str, str] = {
+    "New model": "vocab_size layers heads width",
+    "Adapters": "lora lora_rank lora_alpha merge",
+    "Length of the run": "max_steps max_time epochs",
+    "Learning": "learning_rate optimizer schedule warmup decay weight_decay dropout max_grad_norm "
+    "gradient_accumulation_steps grow_from",
     "Sampling": "min_new_tokens greedy top_k min_p typical_p top_h epsilon_cutoff eta_cutoff "
     "repetition_penalty presence_penalty frequency_penalty no_repeat_ngram_size logit_bias ban "
     "stop keep_stop ignore_eos num_return_sequences num_beams length_penalty early_stopping "

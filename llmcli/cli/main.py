@@ -51,7 +51,7 @@ SUMMARIES = {
     "score": "Measure how well a model predicts text: perplexity, bits per byte, surprises.",
     "rank": "Rank continuations of a prompt by how likely a model finds them.",
     "classify": "Choose the label that fits a text, by how likely each label is after it.",
-    "pairs": "Count how often a model finds the good sentence of a pair the likelier one.",
+    "pairs": "Count how often a model finds the good sentence of a pair more likely.",
     "calibrate": "Check a model's probabilities: when 70 % sure, is it right 70 % of the time?",
     "inspect": "Show what a model does with a text: attention, layers, influences.",
     "train": "Train a GPT-2 on text, or fine-tune another model.",

@@ -54,7 +54,7 @@ def pairs(
     model: LoadOptions,
     console: Console,
 ) -> None:
-    """Count how often a model finds the good sentence of a pair the likelier one.
+    """Count how often a model finds the good sentence of a pair more likely.
 
     FILE has a pair in each record (JSON Lines, CSV, TSV or Parquet); '-' is stdin. A sentence's
     likelihood is that of all its tokens, the first one given BOS. -q prints the share alone.
