@@ -43,7 +43,8 @@ def with_command(args: Sequence[str], group: click.Group) -> list[str]:
 def _split(args: Sequence[str], group: click.Group) -> tuple[list[str], list[str]]:
     """The options of commands in front, and the rest."""
     at = 0
-    known = _options(group) if args[:1] and args[0].startswith("-") else {}
+    asks = args[:1] and args[0].startswith("-") and args[0] not in _own(group)
+    known = _options(group) if asks else {}
     while known and at < len(args):
         name, _, value = args[at].partition("=")
         short = name[:2] if not name.startswith("--") else name
@@ -55,6 +56,12 @@ def _split(args: Sequence[str], group: click.Group) -> tuple[list[str], list[str
         if not option.is_flag and not joined:
             at += 1
     return list(args[:at]), list(args[at:])
+
+
+def _own(group: click.Group) -> set[str]:
+    """How the group's own options are spelt, --help's among them: they need no command."""
+    helps = group.context_settings.get("help_option_names", ["--help"])
+    return {*helps, *(spelling for param in group.params for spelling in param.opts)}
 
 
 def _options(group: click.Group) -> Mapping[str, click.Option]:
