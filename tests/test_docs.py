@@ -81,7 +81,7 @@ def test_only_last_digits_may_differ(text: str, other: str, wanted: bool) -> Non
     assert similar(text, other) is wanted
 
 
-def run(command: str, environment: dict[str, str], folder: Path = ROOT) -> str:
+def run(command: str, environment: dict[str, str], folder: Path) -> str:
     """Run a command line as a reader would, with the llmcli under test."""
     scripts = str(Path(sys.executable).parent)
     result = subprocess.run(
@@ -99,10 +99,25 @@ def run(command: str, environment: dict[str, str], folder: Path = ROOT) -> str:
 @pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
 @pytest.mark.parametrize(
     ("page", "least"),
-    [(README, 5), (ROOT / "docs" / "inspect.md", 3), (ROOT / "docs" / "calibration.md", 3)],
+    [
+        (README, 5),
+        (ROOT / "docs" / "inspect.md", 3),
+        (ROOT / "docs" / "calibration.md", 3),
+        (ROOT / "docs" / "recipes.md", 3),
+    ],
 )
-def test_examples_are_real(page: Path, least: int, clean_environment: dict[str, str]) -> None:
-    assert follow(page, clean_environment, ROOT) >= least
+def test_examples_are_real(
+    page: Path, least: int, folder: Path, clean_environment: dict[str, str]
+) -> None:
+    assert follow(page, clean_environment, folder) >= least
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the examples are run: with the files of the repository that they read."""
+    shutil.copy(ROOT / "LICENSE", tmp_path)
+    shutil.copytree(ROOT / "docs" / "data", tmp_path / "docs" / "data")
+    return tmp_path
 
 
 def follow(page: Path, environment: dict[str, str], folder: Path) -> int:
@@ -122,16 +137,15 @@ def follow(page: Path, environment: dict[str, str], folder: Path) -> int:
 
 
 @pytest.mark.skipif("fable" not in bundled_models(), reason="the bundled model is not there")
-def test_the_tutorial_can_be_followed(tmp_path: Path, clean_environment: dict[str, str]) -> None:
+def test_the_tutorial_can_be_followed(folder: Path, clean_environment: dict[str, str]) -> None:
     """Its examples print what it says; training is shorter here, and prints what it will."""
     pytest.importorskip("accelerate")
-    shutil.copy(ROOT / "LICENSE", tmp_path)
-    assert follow(TUTORIAL, clean_environment, tmp_path) >= 10
+    assert follow(TUTORIAL, clean_environment, folder) >= 10
     steps = COMMANDS.findall(TUTORIAL.read_text("utf-8"))
     assert "llmcli train" in steps[0]
     assert len(steps) == 2
-    run(steps[0].replace("--max-steps 40", "--max-steps 1"), clean_environment, tmp_path)
-    run(steps[1], clean_environment, tmp_path)
+    run(steps[0].replace("--max-steps 40", "--max-steps 1"), clean_environment, folder)
+    run(steps[1], clean_environment, folder)
 
 
 def commands(group: click.Group, prefix: str = "llmcli") -> Iterator[tuple[str, click.Command]]:
