@@ -96,7 +96,8 @@ def command_page(context: click.Context) -> str:
             examples = "\n".join(line.strip() for line in rest)
             parts.append(f"```sh\n{examples}\n```")
         else:
-            parts.append(escaped(" ".join(paragraph.split())))
+            text = escaped(" ".join(paragraph.split()))
+            parts.append(re.sub(r"docs/([\w-]+\.md)", r"[docs/\1](../\1)", text))
     parts.insert(2, f"```text\n{usage}\n```")
     if isinstance(command, click.Group):
         rows = [
