@@ -27,7 +27,7 @@ from llmcli.engine.params import SamplingParams
 from llmcli.errors import BatchHadErrors, InvalidInput
 from llmcli.extras import missing_package
 from llmcli.io.files import existing_parent
-from llmcli.io.records import Columns, Record, Source, records, rows_at_hand, sources
+from llmcli.io.records import Columns, Record, Source, records, rows_at_hand, sources, whole_size
 from llmcli.models.options import LoadOptions
 from llmcli.tasks.labels import Correction, label_notices
 from llmcli.tasks.prompts import new_seed
@@ -36,6 +36,9 @@ from llmcli.terminal.console import Console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+# Characters of a text whose tokens are counted to say how far it is.
+_SAMPLE = 8192
 
 # Error records that are told one by one.
 _TOLD = 3
@@ -324,9 +327,16 @@ class _Call:
         loaded = load_model(self.model, console)
         keep_freed_memory()
 
+        size = whole_size(found)
+
         def parts() -> Iterator[str]:
             for record in records(found, kind="whole", errors=self.inputs.errors):
-                yield from record.parts
+                for part in record.parts:
+                    if console.shows_progress and part and size and show.total is None:
+                        some = part[:_SAMPLE]
+                        each = len(loaded.tokenizer.ids(some)) / len(some.encode())
+                        show.total = size * each
+                    yield part
 
         from llmcli.tasks.provenance import provenance
         from llmcli.terminal.progress import count_progress
@@ -388,7 +398,9 @@ class _Call:
                 length=request.length,
                 most=request.samples,
             )
-        with count_progress(console, "tokens drawn") as show:
+        # With --match it is not known how often they are drawn.
+        total = None if request.match else len(prompts) * request.length
+        with count_progress(console, "tokens drawn", total) as show:
             answer = calibrate_generations(loaded, prompts, request, on_tokens=show)
         record = answer.to_dict()
         self.pictures.write(record)
@@ -429,7 +441,7 @@ class _Call:
         loaded = load_model(self.model, console)
         for text in label_notices(loaded.tokenizer, task):
             console.notice(text)
-        with count_progress(console, "inputs scored") as show:
+        with count_progress(console, "inputs scored", len(known)) as show:
             result = calibrate_labels(
                 loaded, task, known, request, on_error=wrong.tell, on_input=show
             )

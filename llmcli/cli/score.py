@@ -19,7 +19,7 @@ from llmcli.cli.options import (
 from llmcli.cli.score_options import ScoreSettings, score_options
 from llmcli.cli.server_options import ServerOptions, server_options
 from llmcli.io.files import existing_parent
-from llmcli.io.records import records, sources
+from llmcli.io.records import records, sources, whole_size
 from llmcli.io.sources import check_argument
 from llmcli.models.options import LoadOptions
 from llmcli.tasks.score import Gates, Scoring
@@ -112,6 +112,7 @@ def score(
         console=console,
         scoring=Scoring(model=loaded, request=settings.request()),
         gates=gates,
+        size=whole_size(found),
     )
     if settings.has_rows or batch.jsonl:
         view.rows(read, by=settings.by, jsonl=batch.jsonl, sort=settings.sort, top=settings.top)

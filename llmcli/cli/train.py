@@ -29,6 +29,7 @@ from llmcli.cli.options import (
 from llmcli.errors import InvalidInput
 from llmcli.extras import missing_package
 from llmcli.models.options import LoadOptions
+from llmcli.reporting import working
 from llmcli.terminal.console import Console
 from llmcli.training.settings import (
     Adapter,
@@ -232,6 +233,7 @@ def train(
     alone = processes == 1 or under_launcher()
     if alone and alone_under_accelerate():
         console.info("accelerate launch started one process; it starts several with --multi_gpu.")
+    working("importing torch and accelerate")
     with nullcontext() if alone else workers(processes, sys.argv[1:]):
         from llmcli.training.run import Run
 

@@ -478,3 +478,9 @@ def _size(name: str) -> int | None:
         return os.stat(name).st_size or None
     except OSError:
         return None
+
+
+def whole_size(found: Iterable[Source]) -> int | None:
+    """How many bytes there are in all; None where nobody knows before they are read."""
+    sizes = [len(each.data) if each.data is not None else _size(each.name) for each in found]
+    return None if None in sizes else sum(size or 0 for size in sizes)

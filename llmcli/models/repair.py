@@ -23,6 +23,7 @@ from llmcli.models.config import read_config, read_generation_config
 from llmcli.models.headers import read_header
 from llmcli.models.kinds import Kind
 from llmcli.models.options import LoadOptions
+from llmcli.reporting import working
 from llmcli.tokenization.tokenizer import Tokenizer
 
 __all__ = ["Repaired", "repair"]
@@ -73,6 +74,7 @@ def repair(source: Path, target: Path, *, allow_pickle: bool = False) -> Repaire
     try:
         rough, clean = scratch / "rough", scratch / "clean"
         rough.mkdir()
+        working(f"reading {source}")
         _copy_settings(source, rough, changes)
         _copy_tokenizer(source, rough, changes)
         dtype = _gather(source, rough, changes, allow_pickle=allow_pickle)
@@ -244,6 +246,7 @@ def _save_loaded(rough: Path, clean: Path, dtype: str, changes: list[str]) -> No
     loaded.tokenizer  # noqa: B018 - checked against the rows
     module = loaded.module
     changes += [sentence for sentence in said if "left out" in sentence]
+    working("writing the copy")
     with quiet_transformers():
         module.to(getattr(torch, dtype)).save_pretrained(clean)
     before = set(read_header(rough / cache.SAFETENSORS))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmcli.scoring.statistics import Tally
     from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Window
+    from llmcli.tokenization.tokenizer import Tokenizer
 
 Steps = Callable[[str, int, int], None]
 
@@ -73,79 +74,85 @@ def step_progress(console: Console) -> Iterator[Steps | None]:
         yield show
 
 
+def time_left(seconds: float) -> str:
+    """How a duration that is expected is written."""
+    left = round(seconds)
+    return f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+
+
+class Count:
+    """How many of something are done, on the status line.
+
+    Attributes:
+        what: What they are.
+        total: How many there will be, about; None where nobody knows.
+    """
+
+    def __init__(self, what: str, total: float | None = None) -> None:
+        self.what = what
+        self.total = total
+        self._started = time.monotonic()
+
+    def __call__(self, count: int, *, more: str = "") -> None:
+        """So many are done now; ``more`` is what else there is to say."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        parts = [f"{count:,} {self.what}", f"{count / seconds:,.0f} a second"]
+        if self.total and count:
+            share = min(count / self.total, 1.0)
+            parts.insert(0, f"{share:.0%}")
+            parts.append(time_left(seconds / share - seconds))
+        STATUS.say(", ".join([*parts, more] if more else parts))
+
+
 @contextmanager
-def count_progress(console: Console, what: str) -> Iterator[Callable[[int], None]]:
+def count_progress(console: Console, what: str, total: float | None = None) -> Iterator[Count]:
     """Give a callback that draws how many of something are done; the line goes at the end.
 
     Nothing is drawn where stderr is no terminal or ``--quiet`` was given.
     """
-    if not console.shows_progress:
-        yield lambda count: None
-        return
-    start = shown = time.monotonic()
-
-    def show(count: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown >= 0.2:
-            shown = now
-            line = f"{count:,} {what}, {count / (now - start):,.0f} a second"
-            console.say(f"\r{line[: console.width - 1]}\x1b[K", end="")
-
+    STATUS.enabled = console.shows_progress
+    count = Count(what, total)
+    STATUS.say(f"0 {what}")
     try:
-        yield show
+        yield count
     finally:
-        if shown > start:
-            console.say("\r\x1b[K", end="")
+        STATUS.clear()
 
 
 class Watched(Protocol):
     """Scoring that is watched: its sums grow as windows are scored."""
 
     total: Tally
+    tokenizer: Tokenizer
 
 
 @contextmanager
 def score_progress(
-    console: Console, scoring: Watched
+    console: Console, scoring: Watched, size: int | None = None
 ) -> Iterator[Callable[[Window, TokenScores], None]]:
-    """Give a callback for scored windows that keeps a line on stderr up to date.
+    """Give a callback for scored windows that keeps the status line up to date.
 
-    Nothing is drawn where stderr is no terminal or ``--quiet`` was given.
+    Args:
+        console: Where it is drawn, if it is.
+        scoring: What is watched.
+        size: How many bytes there are to score; None where nobody knows.
     """
-    if not console.shows_progress:
-        yield lambda window, scores: None
-        return
-    from rich.console import Console as RichConsole
-    from rich.progress import Progress as Bars
-    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    bar = Bars(
-        SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-        console=RichConsole(stderr=True, no_color=not console.color_stderr),
-        transient=True,
-    )
-    STATUS.clear()
-    task = bar.add_task("scoring", total=None)
-    start = time.monotonic()
-    seen = 0
+    seen = done = 0
 
     def show(window: Window, scores: TokenScores) -> None:
-        nonlocal seen
+        nonlocal seen, done
+        if not console.shows_progress:
+            return
         seen += window.scored
-        total = scoring.total
-        if total.weight:
-            rate = seen / (time.monotonic() - start)
-            score = total.score(interval=False)
-            sofar = f"{'pseudo-' if score.pseudo else ''}perplexity so far {score.perplexity:.4g}"
-            bar.update(
-                task,
-                description=f"{seen:,} tokens, {rate:,.0f} tokens/s, {sofar}",
-            )
+        done += sum(len(scoring.tokenizer.token_bytes(id)) for id in window.tokens[window.first :])
+        count.total = None if size is None or not done else size * seen / done
+        more = ""
+        if scoring.total.weight:
+            score = scoring.total.score(interval=False)
+            more = f"{'pseudo-' if score.pseudo else ''}perplexity so far {score.perplexity:.4g}"
+        count(seen, more=more)
 
-    with bar:
+    with count_progress(console, "tokens") as count:
         yield show
 
 
@@ -179,7 +186,7 @@ class BatchProgress:
     Args:
         console: Where it is said.
         output: The file that rows go to. Without one they go to stdout, and no more is said
-            than a line on a terminal that is not stdout's.
+            than the line on a terminal.
     """
 
     def __init__(
@@ -194,16 +201,14 @@ class BatchProgress:
         self._clock = clock
         self._total: int | None = None
         self._skipped = self._done = self._failed = self._tokens = 0
-        self._live = console.shows_progress and not (output is None and console.stdout_is_terminal)
-        self._drawn = False
+        self._live = STATUS.enabled = console.shows_progress
         self._started = self._shown = clock()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._drawn:
-            self._console.say("\r\x1b[K", end="")
+        STATUS.clear()
         if self._output is not None and (self._done or self._skipped):
             self._console.info(f"{self._line()}: {self._output}")
 
@@ -211,6 +216,8 @@ class BatchProgress:
         """So many records there are, if that is known; so many are there, some with an error."""
         self._total, self._skipped, self._failed = total, done, failed
         self._started = self._shown = self._clock()
+        if self._live:
+            STATUS.say(self._line())
 
     def note(self, *, tokens: int, failed: int, records: int = 1) -> None:
         """Records are done.
@@ -224,14 +231,10 @@ class BatchProgress:
         self._failed += failed
         self._tokens += tokens
         now = self._clock()
-        if now - self._shown < (0.2 if self._live else 60.0):
-            return
-        self._shown = now
         if self._live:
-            self._drawn = True
-            line = self._line(now)[: self._console.width - 1]
-            self._console.say(f"\r{line}\x1b[K", end="")
-        elif self._output is not None:
+            STATUS.say(self._line(now))
+        elif self._output is not None and now - self._shown >= 60.0:
+            self._shown = now
             self._console.info(self._line(now))
 
     def _line(self, now: float | None = None) -> str:
@@ -246,6 +249,5 @@ class BatchProgress:
             tokens = f", {self._tokens / seconds:.0f} tokens/s" if self._tokens else ""
             parts.append(rates + tokens)
         if now is not None and known and self._done:
-            left = round((known - at) * seconds / self._done)
-            parts.append(f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left")
+            parts.append(time_left((known - at) * seconds / self._done))
         return ", ".join(parts)

@@ -90,11 +90,13 @@ class ScoreView:
         console: Where to.
         scoring: The model and how it scores.
         gates: What is held at the end.
+        size: How many bytes there are to score; None where nobody knows.
     """
 
     console: Console
     scoring: Scoring
     gates: Gates
+    size: int | None = None
 
     def whole(self, parts: Iterable[str], *, tokens: bool, html: Path | None) -> None:
         """One text: its figures, and its tokens on the screen or in a page.
@@ -142,7 +144,7 @@ class ScoreView:
         )
 
     def _progress(self, scorer: TextScorer) -> Any:
-        return score_progress(self.console, scorer)
+        return score_progress(self.console, scorer, self.size)
 
     # -- tokens ----------------------------------------------------------------------------
 
@@ -214,8 +216,11 @@ class ScoreView:
             top=top,
             prompt=self.scoring.request.prompt,
         )
-        for record, tally in scorer.run(rows.texts(records)):
-            rows.take(record, tally)
+        with self._progress(scorer) as show:
+            for record, tally in scorer.run(
+                rows.texts(records), on_window=lambda key, window, scores: show(window, scores)
+            ):
+                rows.take(record, tally)
         rows.finish()
         if not scorer.total.weight:
             raise rows.nothing_scored("The input", scorer.total)

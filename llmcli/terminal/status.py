@@ -9,8 +9,8 @@ import time
 
 from llmcli.terminal.escaping import one_line
 
-_PATIENCE = 0.6  # seconds of silence before the line shows
-_TICK = 0.2
+_PATIENCE = 0.4  # seconds of silence before the line shows
+_TICK = 0.1
 
 
 class Status:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llmcli.reporting import listen
 from llmcli.terminal.console import Console
 from llmcli.terminal.status import STATUS
 
@@ -44,12 +45,14 @@ class TrainingView:
         if not self.console.shows_progress:
             yield self
             return
-        self._bar = _progress_bar(self.console)
+        self._bar = bar = _progress_bar(self.console)
+        listen(lambda step: bar.update(bar.task_ids[0], description=step))
         try:
-            with self._bar:
+            with bar:
                 yield self
         finally:
             self._bar = None
+            listen(STATUS.say)
 
 
 def _state(latest: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
 from llmcli.io.sources import STDIN
+from llmcli.reporting import working
 from llmcli.tokenization.tokenizer import Tokenizer
 from llmcli.training.corpus import Document, choose_held_out, expand, read_documents
 from llmcli.training.settings import END_OF_TEXT, TrainSettings
@@ -131,13 +132,16 @@ def prepare_data(
         InvalidText: a document is not valid text.
         StorageError: a file cannot be read or written.
     """
+    working("reading the corpus")
     corpus = _Corpus(sources, split_on, fraction=settings.validation, seed=settings.seed)
     if base is None:
         texts = (document.text for document in corpus.part(held_out=False))
+        working(f"learning a vocabulary of {vocab_size:,} tokens")
         backend = train_tokenizer(texts, vocab_size=vocab_size)
         tokenizer, end_of_text = Tokenizer(backend, folder), _id_of(backend, END_OF_TEXT)
     else:
         tokenizer, end_of_text = base
+    working("encoding the corpus")
     train, validation = (
         write_tokens(
             corpus.part(held_out=held_out),

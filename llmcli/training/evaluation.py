@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.engine.transformers_decoder import TransformersDecoder
+from llmcli.reporting import working
 from llmcli.scoring.likelihood import Likelihood as Scorer
 from llmcli.scoring.statistics import Tally
 from llmcli.scoring.windows import Window, make_convention
@@ -141,10 +142,12 @@ def exact_likelihood(
             for window in convention.windows([text]):
                 yield None, window
 
-    tally = Tally()
+    tally, total = Tally(), sum(file.lengths)
+    working("scoring the held-out text")
     was_training = model.training
     model.train(False)
     for _, _, scores in Scorer(TransformersDecoder(model, n_positions=context)).score(windows()):
         tally.add(scores.logprobs)
+        working(f"scoring the held-out text: {min(tally.weight / total, 1):.0%}")
     model.train(was_training)
     return Likelihood(nats=tally.nll, tokens=round(tally.weight), bytes=sum(file.sizes))

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from llmcli.errors import LlmcliError
 from llmcli.io.files import atomic_write
+from llmcli.reporting import working
 from llmcli.system import processor_name
 from llmcli.training.card import CardFacts, model_card, versions
 from llmcli.training.curve import save_picture
@@ -100,6 +101,7 @@ def finish(
     model = _trained(run, loop)
     precision, tried = choose_precision(model, run.settings.store, lambda: _quick_loss(loop, model))
     staged = run.work / "result"
+    working(f"writing {run.output}")
     shutil.rmtree(staged, ignore_errors=True)
     if run.base is None:
         model.generation_config = sampling_defaults(data.end_of_text)
@@ -126,6 +128,7 @@ def finish(
         validation=validation,
         records=records,
     )
+    working("writing samples and the model card")
     samples = _samples(run, data, notify)
     facts = _facts(run, data, model, result, tried, samples, processes)
     with atomic_write(run.output / "README.md") as card:

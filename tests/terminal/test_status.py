@@ -50,6 +50,15 @@ def test_a_line_that_goes_away(status: Status) -> None:
         assert stderr.getvalue() == before
 
 
+def test_it_fits_the_terminal(status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    with redirect_stderr(io.StringIO()) as stderr:
+        status.say("one two three four five six")
+        wait_for(lambda: "one two" in stderr.getvalue())
+        assert "\rone two three four \x1b[K" in stderr.getvalue()
+        status.clear()
+
+
 def test_nothing_where_nobody_watches(status: Status) -> None:
     status.enabled = False
     status.say("loading")
