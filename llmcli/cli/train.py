@@ -317,7 +317,7 @@ def _show(result: Result, console: Console) -> None:
     held_out = metric(result.records, "validation_loss")
     width = max(20, min(60, console.width - 12))
     if lines := draw_curve(losses, beside=held_out, width=width, unit="tokens"):
-        console.info("Loss: • training" + (", ◦ held out" if held_out else ""))
+        console.info("Loss, nats a token: • training" + (", ◦ held out" if held_out else ""))
     for line in lines:
         console.info(line)
     summary = result.summary()

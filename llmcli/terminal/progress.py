@@ -12,12 +12,16 @@ from llmcli.terminal.console import Console
 from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
+    from rich.progress import BarColumn
     from rich.progress import Progress as Bars
 
     from llmcli.scoring.statistics import Tally
     from llmcli.scoring.token_scores import TokenScores
     from llmcli.scoring.windows import Window
     from llmcli.tokenization.tokenizer import Tokenizer
+
+WIDE = 90  # columns from which a progress line has a bar, too
+_MEDIUM = 60  # columns from which a download says how fast it is
 
 Steps = Callable[[str, int, int], None]
 
@@ -62,9 +66,17 @@ def step_progress(console: Console) -> Iterator[Steps | None]:
         return
     from rich.console import Console as RichConsole
     from rich.progress import Progress as Bars
+    from rich.progress import TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     stderr = RichConsole(stderr=True, no_color=not console.color_stderr)
-    with Bars(console=stderr, transient=True) as bars:
+    with Bars(
+        TextColumn("{task.description}", markup=False),
+        *bar_columns(console),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+    ) as bars:
         task = bars.add_task("", visible=False)
 
         def show(name: str, done: int, total: int) -> None:
@@ -156,10 +168,16 @@ def score_progress(
         yield show
 
 
+def bar_columns(console: Console) -> list[BarColumn]:
+    """The bar of a progress line, where there is room for one beside what it says."""
+    from rich.progress import BarColumn
+
+    return [BarColumn(bar_width=20)] if console.width >= WIDE else []
+
+
 def _transfer_bar(console: Console) -> Bars:
     from rich.console import Console as RichConsole
     from rich.progress import (
-        BarColumn,
         DownloadColumn,
         TextColumn,
         TimeRemainingColumn,
@@ -169,10 +187,9 @@ def _transfer_bar(console: Console) -> Bars:
 
     bar = Bars(
         TextColumn("{task.fields[name]}", markup=False),
-        BarColumn(),
+        *bar_columns(console),
         DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
+        *([TransferSpeedColumn(), TimeRemainingColumn()] if console.width >= _MEDIUM else []),
         console=RichConsole(stderr=True, no_color=not console.color_stderr),
         transient=True,
     )

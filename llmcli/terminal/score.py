@@ -353,11 +353,12 @@ class _Rows:
     def _text_row(self, record: Record, score: Score) -> None:
         console = self._console
         if not self._shown:
-            console.write_raw(row_header(pseudo=score.pseudo))
+            console.write_raw(row_header(pseudo=score.pseudo, width=console.table_width))
         self._shown += 1
-        label = record.name if self._by == "file" else f"{record.place}: {record.text}"
-        width = console.width if console.stdout_is_terminal else None
-        console.write(row_line(figures(score), label, width=width))
+        named = self._by == "file"
+        label = record.name if named else f"{record.place}: {record.text}"
+        row = row_line(figures(score), label, width=console.table_width, whole=named)
+        console.write(row)
 
 
 def _no_row(record: Record, score: Score) -> None:

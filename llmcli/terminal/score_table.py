@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmcli.terminal.escaping import one_line
-from llmcli.terminal.table import Column, Table
+from llmcli.terminal.table import Column, Table, cut
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+_LEAST_TEXT = 20  # columns beside a row's figures
 
 
 def number(value: float | None, digits: int = 5) -> str:
@@ -76,26 +78,44 @@ def versus_table(record: Mapping[str, Any]) -> RenderableType:
     return Group(names, "", table, footer)
 
 
-def row_header(*, pseudo: bool = False) -> str:
+def row_header(*, pseudo: bool = False, width: int | None = None) -> str:
     """The line above the rows."""
     names = ("pseudo-ppl", "pseudo-b/B") if pseudo else ("perplexity", "bits/byte")
-    return f"{names[0]:>12} {names[1]:>10} {'tokens':>8}  text\n"
+    return f"{_row_head([*names, 'tokens'], width)}text\n"
 
 
-def row_line(figures: Mapping[str, Any], label: str, *, width: int | None) -> str:
-    """A row: its figures and what it is, cut to the terminal's width where there is one."""
+def row_line(
+    figures: Mapping[str, Any], label: str, *, width: int | None, whole: bool = False
+) -> str:
+    """A row: its figures and what it is.
+
+    Args:
+        figures: As JSON has them.
+        label: What it is.
+        width: Of the terminal, which a row fits: text is cut, and on a narrow one the less
+            important figures are left out. None for no terminal.
+        whole: The label is a name, which is never cut.
+    """
     prefix = "pseudo_" if "pseudo_nll" in figures else ""
     perplexity, bits = figures[f"{prefix}perplexity"], figures[f"{prefix}bits_per_byte"]
-    head = f"{number(perplexity):>12} {number(bits, 4):>10} {figures['tokens']:>8,}  "
+    head = _row_head([number(perplexity), number(bits, 4), f"{figures['tokens']:,}"], width)
     label = one_line(label)
-    room = None if width is None else max(8, width - len(head))
-    if room is not None and len(label) > room:
-        label = label[: room - 1] + "…"
-    return head + label + "\n"
+    if width is not None and not whole:
+        label = cut(label, width - len(head))
+    return f"{head}{label}\n"
+
+
+def _row_head(cells: Sequence[str], width: int | None) -> str:
+    """A row's figures; as many as leave some room for the text."""
+    widths = (12, 10, 8)
+    shown = [f"{cell:>{each}} " for cell, each in zip(cells, widths, strict=True)]
+    while width is not None and len(shown) > 1 and len("".join(shown)) + _LEAST_TEXT > width:
+        shown.pop()
+    return "".join(shown) + " "
 
 
 def _table() -> Table:
-    return Table(Column("", "wrapped"), Column("", "number"), Column("", "wrapped"), header=False)
+    return Table(Column(), Column("", "number"), Column("", "wrapped"), header=False)
 
 
 def _interval(record: Mapping[str, Any]) -> str:

@@ -138,7 +138,7 @@ class Table:
                 elif self._columns[index].kind == "wrapped":
                     drawn.append(_wrapped(cell.text, each))
                 elif self._columns[index].kind == "cut":
-                    drawn.append([_cut(cell.text, each)])
+                    drawn.append([cut(cell.text, each)])
                 else:
                     drawn.append([cell.text])
             yield from self._beside(drawn, colours, shown, widths)
@@ -245,7 +245,7 @@ def cell_len(text: str) -> int:
     return columns_of(text)
 
 
-def _cut(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """The beginning of a text, with an ellipsis where it does not fit."""
     return text if cell_len(text) <= width else f"{_chopped(text, width - 1)[0].rstrip()}…"
 

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from llmcli.reporting import listen
 from llmcli.terminal.console import Console
+from llmcli.terminal.progress import WIDE, bar_columns
 from llmcli.terminal.status import STATUS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+
+_BESIDE = 15  # columns that percentage and time left take beside a state
 
 
 class TrainingView:
@@ -25,6 +29,12 @@ class TrainingView:
         self._bar: Progress | None = None
         self._latest: dict[str, Any] = {}
 
+    @property
+    def _room(self) -> int:
+        """Columns for the state beside percentage, time left and, where it is wide, a bar."""
+        width = self.console.width
+        return width - _BESIDE - (22 if width >= WIDE else 0)
+
     def __call__(self, record: Mapping[str, Any]) -> None:
         """Take one record."""
         self._latest |= record
@@ -36,7 +46,7 @@ class TrainingView:
             self._bar.update(
                 self._bar.task_ids[0],
                 completed=record["progress"],
-                description=_state(self._latest),
+                description=_state(self._latest, self._room),
             )
 
     @contextmanager
@@ -55,16 +65,18 @@ class TrainingView:
             listen(STATUS.say)
 
 
-def _state(latest: Mapping[str, Any]) -> str:
-    parts = [f"step {latest['step']:,}"]
+def _state(latest: Mapping[str, Any], room: int) -> str:
+    """Where training is, in so many columns: what has no room is left out, not cut."""
+    shown = f"step {latest['step']:,}"
     for name, label, shape in (
         ("loss", "loss", ".3f"),
         ("validation_perplexity", "val. ppl", ",.1f"),
         ("tokens_per_second", "tok/s", ",.0f"),
     ):
         if name in latest:
-            parts.append(f"{label} {latest[name]:{shape}}")
-    return "  ".join(parts)
+            part = f"  {label} {latest[name]:{shape}}"
+            shown += part if len(shown) + len(part) <= room else ""
+    return shown
 
 
 def _evaluation(latest: Mapping[str, Any]) -> str:
@@ -81,7 +93,6 @@ def _evaluation(latest: Mapping[str, Any]) -> str:
 def _progress_bar(console: Console) -> Progress:
     from rich.console import Console as RichConsole
     from rich.progress import (
-        BarColumn,
         Progress,
         TaskProgressColumn,
         TextColumn,
@@ -90,7 +101,7 @@ def _progress_bar(console: Console) -> Progress:
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        *bar_columns(console),
         TaskProgressColumn(),
         TimeRemainingColumn(),
         console=RichConsole(stderr=True, no_color=not console.color_stderr),

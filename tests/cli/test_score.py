@@ -296,8 +296,8 @@ def test_page(run: Run, tmp_path: Path) -> None:
     run("--html", str(page), "-q", TEXT)
     text = page.read_text("utf-8")
     data = json.loads(text.split('id="stretches">', 1)[1].split("</script>", 1)[0])
-    assert "".join(stretch for stretch, _ in data) == TEXT
-    assert all(len(token[5]) == 5 for _, tokens in data for token in tokens)
+    assert "".join(stretch for _, stretch, _, _ in data) == TEXT
+    assert all(len(token[5]) == 5 for *_, tokens in data for token in tokens)
     before = page.read_bytes()
     run("--html", str(page), "", code=2)
     assert page.read_bytes() == before, "a page that cannot be finished replaces nothing"

@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from terminals import redirect
 
 from llmcli.engine.params import TokenEvent, TopToken
+from llmcli.scoring.token_scores import TokenScores
 from llmcli.tasks.next import Candidate, NextToken
 from llmcli.terminal.bench import bench_table
 from llmcli.terminal.calibrate import calibration_view
@@ -23,7 +24,8 @@ from llmcli.terminal.generate import alternatives_table
 from llmcli.terminal.next import next_table
 from llmcli.terminal.pairs import pairs_table
 from llmcli.terminal.rank import rank_table
-from llmcli.terminal.score_table import score_table, versus_table
+from llmcli.terminal.score_table import row_header, row_line, score_table, versus_table
+from llmcli.terminal.surprisal import Course
 from llmcli.terminal.table import Bar, Column, Table
 
 TEXT = st.text(st.characters(codec="utf-8", categories=["L", "N", "P"]), min_size=1, max_size=30)
@@ -253,3 +255,38 @@ def test_every_table_fits(
         assert each in shown
     if width == 200:
         assert "A wider terminal" not in shown
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (40, "     5,123.5  Line 7: a long line of te…"),
+        (45, "     5,123.5      0.624  Line 7: a long line…"),
+        (60, "     5,123.5      0.624   10,240  Line 7: a long line of te…"),
+        (None, "     5,123.5      0.624   10,240  Line 7: a long line of text"),
+    ],
+)
+def test_a_row_of_score_cuts_nothing_but_its_text(width: int | None, shown: str) -> None:
+    assert row_line(SCORE, "Line 7: a long line of text", width=width) == shown + "\n"
+    if width is not None:
+        assert cell_len(shown) <= width
+    header = row_header(width=width)
+    assert header.index("text") == shown.index("Line 7")
+    name = "a/very/long/name/of/a/file/that/was/scored.txt"
+    assert row_line(SCORE, name, width=width, whole=True).endswith(f"{name}\n")
+
+
+def test_a_sparkline_of_any_length() -> None:
+    course = Course(most=8)
+    window: Any = None
+    assert course.sparkline(80) == ""
+    for bits in range(1000):
+        course.add(window, TokenScores([-bits * math.log(2)]))
+    means = course.means(8)
+    assert len(means) <= 8
+    assert means == sorted(means)
+    line = course.sparkline(36)
+    assert line.startswith("surprisal  ▁")
+    assert line.endswith(" bits")
+    assert "█  " in line
+    assert cell_len(line) <= 40
