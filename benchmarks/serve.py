@@ -87,13 +87,13 @@ def llama_server(arguments: argparse.Namespace, log: Path) -> Iterator[Served]:
 
 @contextlib.contextmanager
 def transformers_serve(arguments: argparse.Namespace, log: Path) -> Iterator[Served]:
-    """transformers' server."""
+    """transformers' server, as fast as it is here."""
     from transformers import AutoTokenizer
 
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [arguments.transformers, "serve", arguments.folder, "--device", "cpu"]
-    command += ["--host", "127.0.0.1", "--port", str(port), *arguments.transformers_option]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--continuous-batching"]
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
     with peer(command, url, log):
         yield Served("transformers", url, {"model": arguments.folder}, tokenizer)
@@ -205,7 +205,6 @@ def main() -> None:
     parser.add_argument("--llama-server")
     parser.add_argument("--gguf")
     parser.add_argument("--transformers")
-    parser.add_argument("--transformers-option", action="append", default=[])
     arguments = parser.parse_args()
     {"speed": speed, "gaps": gaps}[arguments.what](arguments)
 
