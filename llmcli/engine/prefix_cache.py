@@ -77,16 +77,21 @@ class PrefixCache:
             self._touch(path)
         return BLOCK * len(path)
 
-    def keep(self, slot: int, tokens: Sequence[int]) -> None:
+    def keep(self, slot: int, tokens: Sequence[int], *, most: int | None = None) -> bool:
         """Keep the whole blocks of a slot.
 
         Args:
             slot: The slot.
             tokens: What it holds.
+            most: How many blocks may be copied now; None for all.
+
+        Returns:
+            Whether all of them are kept.
         """
         whole = min(self._blocks.whole(slot), len(tokens) // BLOCK, self._most)
         path = self._path(tokens, whole)
-        for index in range(len(path), whole):
+        end = whole if most is None else min(whole, len(path) + most)
+        for index in range(len(path), end):
             node = _Node(
                 tokens=_block(tokens, index),
                 parent=path[-1] if path else self._root,
@@ -98,6 +103,7 @@ class PrefixCache:
         self._touch(path)
         while len(self._used) > self._most:
             self._forget(next(iter(self._used)))
+        return len(path) == whole
 
     def _path(self, tokens: Sequence[int], most: int) -> list[_Node]:
         """The blocks that tokens begin with, at most so many."""

@@ -12,6 +12,8 @@ from llmcli.engine.prefix_cache import PrefixCache
 
 # A prefix that is shorter is read again rather than copied.
 WORTH_COPYING = 32
+# So many slots may wait for their turn to be copied to the cache.
+_MOST_UNKEPT = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -94,20 +96,38 @@ class Prefixes:
 
     def give_back(self, read: Read) -> None:
         """Take a slot that nobody uses any more."""
-        if self._cache is None:
-            self._idle.append(read)
-            return
-        self._cache.keep(read.slot, read.tokens)
-        self._decoder.close(read.slot)
+        self._idle.append(read)
+
+    @property
+    def unkept(self) -> bool:
+        """Whether some slot waits to be copied to the cache."""
+        return self._cache is not None and bool(self._idle)
+
+    def tidy(self, most: int | None) -> None:
+        """Copy so many blocks of the oldest slot to the cache, or all of all; close what is kept.
+
+        A long text takes as long to copy as several steps: those under way would stall.
+        """
+        while self.unkept:
+            self._keep_oldest(most)
+            if most is not None:
+                return
+
+    def _keep_oldest(self, most: int | None) -> None:
+        read = self._idle[0]
+        if self._cache is None or self._cache.keep(read.slot, read.tokens, most=most):
+            self._decoder.close(self._idle.popleft().slot)
 
     def keep(self, count: int) -> None:
-        """Keep so many slots that nobody uses, the latest."""
-        while len(self._idle) > max(count, 0):
-            self._decoder.close(self._idle.popleft().slot)
+        """Keep so many slots that nobody uses, the latest; with a cache, those that wait for it."""
+        most = max(count, 0) if self._cache is None else _MOST_UNKEPT
+        while len(self._idle) > most:
+            self._keep_oldest(None)
 
     def close(self) -> None:
         """Give all slots back that nobody uses."""
-        self.keep(0)
+        while self._idle:
+            self._decoder.close(self._idle.popleft().slot)
 
 
 def common(ours: Sequence[int], theirs: Sequence[int]) -> int:

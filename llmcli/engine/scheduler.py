@@ -32,6 +32,8 @@ SequenceError = InvalidInput | NumericalError
 # in one in which none is.
 PIECE = 64
 ALONE = 512
+# Blocks of finished texts that are copied to the cache in a step in which others go on.
+_BLOCKS_A_STEP = 1
 # How many sequences a slot may finish before the oldest one is finished.
 _AHEAD = 64
 
@@ -134,7 +136,7 @@ class Scheduler:
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._waiting or self._running)
+        return bool(self._waiting or self._running or self._prefixes.unkept)
 
     @property
     def free(self) -> int:
@@ -164,6 +166,7 @@ class Scheduler:
             The sequences that something came of, in the order in which they were begun.
         """
         told = self._cancel()
+        self._prefixes.tidy(_BLOCKS_A_STEP if self._running else None)
         self._admit()
         told += self._run_model()
         return told + self._choose()

@@ -200,3 +200,36 @@ def test_a_prompt_that_is_told_is_read(length: int, warm: int) -> None:
     assert told[:length] == expected[:length]
     assert told[-1].finish_reason == "length"
     assert [each.id for each in told[:length]] == ids[:length]
+
+
+@native
+def test_texts_are_kept_a_block_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that none under way waits for a long one; meanwhile that one's beginning is at hand."""
+    ids = [token % 90 + 3 for token in range(300)]
+    runs = Runs("float32", 50, 2)
+    scheduler, copied = runs.scheduler, 0
+    take_out = runs.cache._blocks.take_out
+
+    def counted(slot: int, block: int) -> Any:
+        nonlocal copied
+        copied += 1
+        return take_out(slot, block)
+
+    monkeypatch.setattr(runs.cache._blocks, "take_out", counted)
+    going_on = scheduler.submit(Request(prompt=Prompt(ids=(5,)), params=PARAMS))
+    scheduler.step()
+    long = Request(prompt=Prompt(ids=tuple(ids)), params=PARAMS, prompt_only=True)
+    handle = scheduler.submit(long)
+    while not handle.finished:
+        scheduler.step()
+    assert not copied
+    again = scheduler.submit(Request(prompt=Prompt(ids=(*ids, 9)), params=PARAMS))
+    for step in range(1, 5):
+        scheduler.step()
+        assert copied == step
+    assert again.shared_tokens == 300
+    assert not going_on.finished
+    assert len(runs.decoder._slots._lengths) == 2
+    while scheduler.busy:
+        scheduler.step()
+    assert not runs.decoder._slots._lengths
