@@ -177,6 +177,11 @@ def generate(
     asked.check(jsonl=batch.jsonl, parts=bool(prompt or inputs.files))
     wording = asked.wording()
     given, model = under(wording, {**sampling.given(), **options.given()}, model, jsonl=batch.jsonl)
+    if options.html is not None and given.get("num_beams", 1) > 1:
+        raise InvalidInput(
+            "--html shows what else was likely, which beam search does not tell.",
+            "Leave one of them out.",
+        )
     # All that can be wrong with the call is found before anything heavy is imported.
     check_combination(SamplingParams(**given))
     source = grammar.source(stop=options.stop, num_beams=options.num_beams)

@@ -147,6 +147,7 @@ def test_other_tokenizers_are_paired_by_bytes(make: Make, tiny_gpt2: Path) -> No
     [
         (["generate", "--html", "x.html", "--jsonl"], "--html does not go with --jsonl"),
         (["next", "--html", "x.html", "--jsonl"], "--html does not go with --jsonl"),
+        (["generate", "--html", "x.html", "--num-beams", "2", "x"], "which beam search does not"),
         (["generate", "--html", ".", "x"], ". is a directory"),
         (["next", "--html", ".", "x"], ". is a directory"),
         (["score", "--html", "x", "--by", "line", "x"], "exclude each other"),

@@ -14,12 +14,14 @@ from terminals import redirect
 
 from llmcli.engine.params import TokenEvent, TopToken
 from llmcli.scoring.token_scores import TokenScores
+from llmcli.tasks.fill import FillAnswer, Gap
 from llmcli.tasks.next import Candidate, NextToken
 from llmcli.terminal.bench import bench_table
 from llmcli.terminal.calibrate import calibration_view
 from llmcli.terminal.calibrate_generations import generations_view
 from llmcli.terminal.calibrate_labels import label_calibration_view
 from llmcli.terminal.console import Console
+from llmcli.terminal.fill import fill_tables
 from llmcli.terminal.generate import alternatives_table
 from llmcli.terminal.next import next_table
 from llmcli.terminal.pairs import pairs_table
@@ -219,6 +221,13 @@ EVENTS = [
     )
     for n in range(3)
 ]  # fmt: skip
+FILL = FillAnswer(
+    text="",
+    gaps=tuple(Gap(position=at, candidates=tuple(EVENTS[0].top), entropy=2.5) for at in (1, 4)),
+    data={n: b" word7" if n == 0 else b"x" for n in range(5)},
+    tokens=6,
+    model={},
+)
 
 
 def word(token_id: int) -> bytes:
@@ -230,6 +239,7 @@ def word(token_id: int) -> bytes:
     ("view", "kept"),
     [
         (next_table(NEXT, word), ["' word50003'", f"{math.exp(-0.5):.2%}"]),
+        (fill_tables(FILL), ["gap 2", "' word7'", "36.79%", "2.500 nats"]),
         (rank_table(CHOICES, "none"), ["75.00%", "1.2e-05", "incomprehensibility"]),
         (rank_table(CHOICES, "pmi"), ["75.00%", "1.2e-05", "incomprehensibility"]),
         (score_table(SCORE), ["5,123.5", "14,704.776", "5,000.1", "34,000", "0.62396"]),
