@@ -20,6 +20,8 @@ _KINDS = (1, 8, 32)
 _TRIES = 3
 # More threads must be so much faster to be worth it.
 _GAIN = 0.95
+# One that takes so many times as long as the best one did is not tried further.
+_HOPELESS = 1.25
 # Steps after which all are measured again: the machine may have become busy, or idle.
 _STEPS_SETTLED = 200
 
@@ -59,33 +61,49 @@ class Threads:
 
 
 class _Trial:
-    """Tries numbers of threads in turn, settles on one, and tries again later."""
+    """Tries numbers of threads in turn, settles on one, and tries again later.
+
+    A number that is far slower than the one settled on is then tried once and no more, for each
+    try is a step that somebody waits for.
+    """
 
     def __init__(self) -> None:
         self._choices = available()
-        self._times: dict[int, list[float]] = {count: [] for count in self._choices}
-        self._best: int | None = self._choices[0] if len(self._choices) == 1 else None
+        self._settled = len(self._choices) == 1
+        self._best: int | None = self._choices[0] if self._settled else None
+        self._begin()
+
+    def _begin(self) -> None:
         self._left = 0
+        self._times: dict[int, list[float]] = {count: [] for count in self._choices}
 
     def next(self) -> int:
-        if self._best is not None:
+        if self._settled and self._best is not None:
             self._left -= 1
             if self._left >= 0 or len(self._choices) == 1:
                 return self._best
-            self._best = None
-            self._times = {count: [] for count in self._choices}
-        return min(reversed(self._choices), key=lambda count: len(self._times[count]))
+            self._settled = False
+            self._begin()
+        # The best one first: the others are compared with it.
+        order = sorted(self._times, key=lambda count: (count != self._best, -count))
+        return min(order, key=lambda count: len(self._times[count]))
 
     def took(self, threads: int, seconds: float) -> None:
-        if self._best is not None:
+        if self._settled:
             return
         self._times[threads].append(seconds)
-        if all(len(times) >= _TRIES for times in self._times.values()):
-            best = self._choices[0]
-            for count in self._choices[1:]:
-                if median(self._times[count]) < _GAIN * median(self._times[best]):
-                    best = count
-            self._best, self._left = best, _STEPS_SETTLED
+        if self._best not in (None, threads) and seconds > _HOPELESS * median(
+            self._times[self._best]
+        ):
+            del self._times[threads]
+        if len(self._times) > 1 and any(len(times) < _TRIES for times in self._times.values()):
+            return
+        counts = sorted(self._times)
+        best = counts[0]
+        for count in counts[1:]:
+            if median(self._times[count]) < _GAIN * median(self._times[best]):
+                best = count
+        self._best, self._left, self._settled = best, _STEPS_SETTLED, True
 
 
 def available() -> list[int]:

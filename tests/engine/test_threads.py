@@ -63,6 +63,15 @@ def test_it_is_measured_anew_when_the_machine_has_become_busy(
     assert chosen.latest == 1
 
 
+def test_what_is_far_slower_is_tried_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the steps of a long text hardly any is slow."""
+    clock, chosen = _Clock(monkeypatch), Threads()
+    clock.passes(chosen, 100, lambda number: 4 / number)
+    used = clock.passes(chosen, 1000, lambda number: 4 / number)
+    assert used.count(4) >= 995 * 0.99
+    assert {used.count(1), used.count(2)} <= {4, 5}
+
+
 def test_steps_and_prompts_are_measured_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, chosen = _Clock(monkeypatch), Threads()
     clock.passes(chosen, 20, lambda number: float(number))
