@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,21 @@ def usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """How many programs want a processor, over the last minute; 0 where the system has no count."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def process_age() -> float:
+    """Seconds since this process began, as exactly as the system tells; else since Python did."""
+    try:
+        fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began, 0.0)
+    except (OSError, AttributeError, ValueError, IndexError):
+        return time.process_time()
 
 
 def peak_memory() -> int:

@@ -18,7 +18,8 @@ from llmcli.errors import HubUnreachable, InvalidInput, LlmcliError, ModelNotFou
 from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
-from llmcli.reporting import listen, working
+from llmcli.reporting import listen, silent, working
+from llmcli.terminal.clock import Clock
 from llmcli.terminal.console import ColorWhen, Console
 from llmcli.terminal.status import STATUS
 
@@ -87,8 +88,16 @@ def output_options(function: F) -> F:
             verbose=kwargs.pop("verbose"),
         )
         STATUS.enabled = console.shows_progress
-        listen(STATUS.say)
-        return function(*args, console=console, **kwargs)
+        if not console.verbose:
+            listen(STATUS.say, silent)
+            return function(*args, console=console, **kwargs)
+        clock = Clock()
+        listen(STATUS.say, clock.begin)
+        try:
+            return function(*args, console=console, **kwargs)
+        finally:
+            for line in clock.lines():
+                console.detail(line)
 
     decorated: Any = wrapper
     for option in (

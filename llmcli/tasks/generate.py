@@ -35,11 +35,13 @@ class Continuation:
         prompt_tokens: How many tokens the prompt has, before anything was dropped.
         dropped_tokens: How many of them were dropped to make room.
         events: The steps, made as they are asked for.
+        threads: Tells how many threads the latest step took; None for a server's.
     """
 
     prompt_tokens: int
     dropped_tokens: int
     events: Iterator[TokenEvent]
+    threads: Callable[[], int] | None = None
 
 
 def continue_text(
@@ -121,7 +123,10 @@ def continue_text(
             draft_stats=draft_stats,
         )
     return Continuation(
-        prompt_tokens=prompt_tokens, dropped_tokens=prompt.dropped_tokens, events=events
+        prompt_tokens=prompt_tokens,
+        dropped_tokens=prompt.dropped_tokens,
+        events=events,
+        threads=lambda: decoder.threads,
     )
 
 

@@ -97,6 +97,7 @@ class GenerateView(Generic[M]):
     def one(self, continuation: Continuation, prompt: str) -> None:
         """Show the continuations of one prompt."""
         self.stats.prompt_tokens = continuation.prompt_tokens
+        self.stats.threads = continuation.threads
         events = self.stats.watch(continuation.events)
         if self.html is not None:
             events = self._paged(self.html, events, prompt, continuation.prompt_tokens)
@@ -126,6 +127,8 @@ class GenerateView(Generic[M]):
                     drawn.clear()
 
         self.console.choose(json=show_json, text=show_text)()
+        if (why := self.stats.slowness(self.model)) is not None:
+            self.console.notice(why)
 
     def _paged(
         self, path: Path, events: Iterable[TokenEvent], prompt: str, prompt_tokens: int
@@ -157,8 +160,7 @@ class GenerateView(Generic[M]):
 
     def show_stats(self) -> None:
         """Print what was counted, on stderr."""
-        timings, verbose = self.model.timings, self.console.verbose
-        self.console.say(self.stats.summary(timings, detailed=verbose))
+        self.console.say(self.stats.summary(self.model.timings))
 
     def _answer(self, prompt: str, prompt_tokens: int, events: list[TokenEvent]) -> dict[str, Any]:
         echo = bool(self.echo)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol, Self
 
-from llmcli.reporting import Progress
+from llmcli.reporting import Progress, turning_to
 from llmcli.terminal.console import Console
 from llmcli.terminal.status import STATUS
 
@@ -125,6 +125,7 @@ def count_progress(console: Console, what: str, total: float | None = None) -> I
     STATUS.enabled = console.shows_progress
     count = Count(what, total)
     STATUS.say(f"0 {what}")
+    turning_to(f"going through {what}")
     try:
         yield count
     finally:
@@ -233,6 +234,7 @@ class BatchProgress:
         """So many records there are, if that is known; so many are there, some with an error."""
         self._total, self._skipped, self._failed = total, done, failed
         self._started = self._shown = self._clock()
+        turning_to("going through records")
         if self._live:
             STATUS.say(self._line())
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +172,22 @@ def test_statistics_go_to_stderr(generate: Generate) -> None:
     assert " tokens/s, first token after " in result.stderr
     assert ", loaded in " in result.stderr
     assert result.stderr.count("\n") == 1
-    detailed = generate("-n", "5", "--stats", "-v", PROMPT).stderr
-    assert "\n  tokenizer: " in detailed
+    assert re.search(r", \d+ threads?\n", result.stderr)
+
+
+def test_verbose_accounts_for_all_the_time(clean_environment: dict[str, str]) -> None:
+    """From the process' start, imports included, to the last line."""
+    start = time.monotonic()
+    call = [sys.executable, "-m", "llmcli", "generate", "-m", "fable", "-n", "40", "-v", "Once"]
+    with subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        lines = [(time.monotonic() - start, line.decode()) for line in process.stderr]
+    whole, text = next(line for line in lines if "s in all" in line[1])
+    total = float(text.split()[0])
+    spent = [float(line.split()[-2]) for _, line in lines if line.startswith("  ")]
+    assert abs(sum(spent) - total) <= 0.05 * total
+    assert abs(total - whole) <= 0.05 * whole + 0.05
+    assert [line for _, line in lines if line.startswith("  writing tokens: ")]
 
 
 def test_a_trailing_space_is_noticed(generate: Generate) -> None:
