@@ -14,7 +14,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from llmcli.cli.help import sections
+from llmcli.cli.help import sections, told
 from llmcli.cli.main import cli
 from llmcli.cli.manual import contexts
 
@@ -107,8 +107,9 @@ def command_page(context: click.Context) -> str:
         ]
         parts += ["## Commands", table("command", rows)]
     for title, options in sections(command.get_params(context)):
-        records = [option.get_help_record(context) for option in options]
-        rows = [(f"`{names}`", escaped(told)) for names, told in filter(None, records)]
+        rows = [
+            (f"`{names}`", escaped(text)) for names, text in (told(o, context) for o in options)
+        ]
         parts += [f"## {title}", table("option", rows)]
     return "\n\n".join(parts) + "\n"
 
@@ -118,7 +119,7 @@ def summary(command: click.Command) -> str:
 
 
 def table(first: str, rows: list[tuple[str, str]]) -> str:
-    lines = [f"| {name} | {told} |" for name, told in rows]
+    lines = [f"| {name} | {text} |" for name, text in rows]
     return "\n".join([f"| {first} | what it does |", "|---|---|", *lines])
 
 

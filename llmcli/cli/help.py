@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -75,8 +75,13 @@ class Command(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by section."""
         for title, params in sections(self.get_params(ctx)):
-            rows = [record for param in params if (record := param.get_help_record(ctx))]
-            _write_rows(formatter, title, rows)
+            _write_rows(formatter, title, [told(param, ctx) for param in params])
+
+
+def told(option: click.Option, ctx: click.Context) -> tuple[str, str]:
+    """An option's names and what is said of it; bounds stand there, and not in the names."""
+    names, text = cast("tuple[str, str]", option.get_help_record(ctx))
+    return names.replace("INTEGER RANGE", "INTEGER").replace("FLOAT RANGE", "FLOAT"), text
 
 
 def sections(params: Sequence[click.Parameter]) -> Iterator[tuple[str, list[click.Option]]]:

@@ -6,12 +6,11 @@ import datetime
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import click
 
 from llmcli._version import __version__
-from llmcli.cli.help import command, command_names, sections
+from llmcli.cli.help import command, command_names, sections, told
 from llmcli.cli.options import folders, output_options
 from llmcli.errors import InvalidInput
 from llmcli.io.files import atomic_write
@@ -122,14 +121,13 @@ def man_page(ctx: click.Context) -> str:
     for heading, options in sections(command.get_params(ctx)):
         lines.append(f".SH {heading.upper()}")
         for option in options:
-            names, told = cast("tuple[str, str]", option.get_help_record(ctx))
-            lines += [".TP", rf"\fB{_escaped(names)}\fR", _escaped(told)]
+            names, text = told(option, ctx)
+            lines += [".TP", rf"\fB{_escaped(names)}\fR", _escaped(text)]
     if isinstance(command, click.Group):
         lines.append(".SH COMMANDS")
         for name in command.list_commands(ctx):
             inner = _context(ctx, [name]).command
-            told = _escaped(inner.get_short_help_str(limit=10_000))
-            lines += [".TP", rf"\fB{name}\fR", told]
+            lines += [".TP", rf"\fB{name}\fR", _escaped(inner.get_short_help_str(limit=10_000))]
     return "\n".join(lines) + "\n"
 
 
