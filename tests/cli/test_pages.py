@@ -130,6 +130,21 @@ def test_two_models_side_by_side(make: Make, browser: Any, scheme: str) -> None:
     assert names[1].endswith("(int8)")
 
 
+def test_each_model_says_what_it_says_alone(make: Make) -> None:
+    """Ranks, entropies and alternatives of a pair are those of each model scored by itself."""
+    pair = data(make("score", "--vs-precision", "int8", PROMPT), "stretches")
+    for which, precision in enumerate(("float32", "int8")):
+        alone = data(make("score", "--precision", precision, PROMPT), "stretches")
+        own = [(text, seen) for panel, text, _, seen in pair if panel == which]
+        for (text, seen), (_, same, _, wanted) in zip(own, alone, strict=True):
+            assert text == same
+            for token, other in zip(seen, wanted, strict=True):
+                assert token[:2] == other[:2]
+                assert token[3] == other[3]
+                assert [token[2], token[4]] == pytest.approx([other[2], other[4]], abs=2e-3)
+                assert [each for each, _ in token[5]] == [each for each, _ in other[5]]
+
+
 def test_other_tokenizers_are_paired_by_bytes(make: Make, tiny_gpt2: Path) -> None:
     page = make("score", "--vs", "fable", "--json", PROMPT)
     record = json.loads((page.parent / "stdout").read_text())
