@@ -45,9 +45,9 @@ def bench_table(records: Sequence[Mapping[str, Any]]) -> RenderableType:
         for key in records[0]
         if key.endswith("_tokens_per_second")
     ]
-    drawn = speeds[-1]
+    drawn = next((name for name in speeds if name.startswith("decode")), speeds[0])
     most = max(record.get(f"{drawn}_tokens_per_second") or 0.0 for record in records) or 1.0
-    ranks = range(5, 5 + len(speeds))
+    ranks = range(4 + len(speeds), 4, -1)
     table = Table(
         Column("model", "wrapped"),
         Column("precision"),

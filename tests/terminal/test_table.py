@@ -152,8 +152,8 @@ CHOICES = [
 ]  # fmt: skip
 BENCH = [
     {"model": "openai-community/gpt2-medium", "precision": precision,
-     "prompt_128_tokens_per_second": 1234.5, "prompt_128_deviation": 12.0,
-     "generate_32_tokens_per_second": speed, "generate_32_deviation": 1.0,
+     "prefill_128_tokens_per_second": 1234.5, "prefill_128_deviation": 12.0,
+     "decode_batch_1_tokens_per_second": speed, "decode_batch_1_deviation": 1.0,
      "share_of_bandwidth": 0.71, "load_seconds": 1.25, "peak_memory_bytes": 1.4e9}
     for precision, speed in (("float32", 50.0), ("bfloat16", 100.0))
 ]  # fmt: skip
