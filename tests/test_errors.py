@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +79,33 @@ def test_message_and_cure(cure: str) -> None:
 )
 def test_what_running_out_of_memory_looks_like(error: Exception, expected: bool) -> None:
     assert errors.is_out_of_memory(error) is expected
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Where an error is made, and each of its two sentences, values left out."""
+    package = Path(errors.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in errors.__all__:
+                place = f"{path.relative_to(package)}:{node.lineno}"
+                yield from ((place, text) for text in map(_text, node.args[:2]) if text)
+
+
+def _text(node: ast.expr) -> str:
+    """The literal text of a string, with a mark for each value in it."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        parts = (each.value if isinstance(each, ast.Constant) else "\0" for each in node.values)
+        return "".join(map(str, parts))
+    return ""
+
+
+def test_errors_are_sentences() -> None:
+    """What is wrong ends in a full stop, what to do is a sentence; no capital after a colon."""
+    found = list(messages())
+    assert len(found) > 300
+    for place, text in found:
+        assert text.endswith((".", "?", "!", "\0", "'")), (place, text)
+        assert not re.search(r": [A-Z][a-z]", text), (place, text)
+        assert not re.search(r"\n|  ", text), (place, text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import click
@@ -65,8 +66,30 @@ def styled(text: str, **style: str | bool) -> str:
     return click.style(text, **style) if Console().color_stdout else text  # type: ignore[arg-type]
 
 
+class _Formatter(click.HelpFormatter):
+    """Keeps to a narrow terminal, where Click takes no less than 50 columns."""
+
+    def __init__(
+        self, indent_increment: int = 2, width: int | None = None, max_width: int | None = None
+    ) -> None:
+        columns = min(shutil.get_terminal_size().columns, max_width or 80)
+        super().__init__(indent_increment, width or max(columns - 2, 20), max_width)
+
+    def write_dl(
+        self, rows: Iterable[tuple[str, str]], col_max: int = 30, col_spacing: int = 2
+    ) -> None:
+        """Write names and what they are; of a narrow page names take a third at most."""
+        super().write_dl(rows, col_max if self.width >= 60 else self.width // 3, col_spacing)
+
+
+class _Context(click.Context):
+    formatter_class = _Formatter
+
+
 class Command(click.Command):
     """A command whose ``--help`` has sections."""
+
+    context_class = _Context
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the usage line."""
@@ -106,6 +129,7 @@ class HelpfulGroup(click.Group):
     """
 
     command_class = Command
+    context_class = _Context
 
     def __init__(
         self, *args: Any, summaries: Mapping[str, str] | None = None, **kwargs: Any

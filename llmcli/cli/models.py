@@ -20,6 +20,7 @@ from llmcli.cli.options import (
     output_options,
     revision_option,
     shared_option,
+    suggesting,
     timeout_option,
 )
 from llmcli.errors import InvalidInput
@@ -125,7 +126,8 @@ def show(model: str, revision: str | None, console: Console) -> None:
     from llmcli.hub.resolve import find_local
     from llmcli.models.describe import describe_folder
 
-    found = find_local(model, revision=revision, notify=console.notice)
+    with suggesting(model):
+        found = find_local(model, revision=revision, notify=console.notice)
     description = describe_folder(found)
     console.answer(description, lambda: _write_description(console, description))
 
@@ -239,7 +241,8 @@ def path(model: str, revision: str | None, console: Console) -> None:
     """
     from llmcli.hub.resolve import find_local
 
-    found = find_local(model, revision=revision, notify=console.notice)
+    with suggesting(model):
+        found = find_local(model, revision=revision, notify=console.notice)
     record = {"name": found.name, "folder": str(found.folder)}
     console.answer(record, lambda: _write_path(console, found.folder))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
@@ -14,7 +15,7 @@ import click
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
-from llmcli.errors import HubUnreachable, InvalidInput, LlmcliError, ModelNotFound
+from llmcli.errors import HubUnreachable, InvalidInput, LlmcliError, ModelNotFound, OfflineMiss
 from llmcli.io.sources import DecodeErrors, expanded
 from llmcli.models.kinds import CAUSAL, Kind
 from llmcli.models.options import Device, LoadOptions, Precision
@@ -221,20 +222,31 @@ class ThreadCount(click.ParamType[int | None]):
         return click.IntRange(1, 4096).convert(value, param, ctx)
 
 
+@contextmanager
+def suggesting(name: str | None) -> Iterator[None]:
+    """Add the nearest name of a model that is here to an error about one that is not.
+
+    Raises:
+        ModelError: what was raised inside, its cure begun with the name that may be meant.
+    """
+    from llmcli.hub.resolve import known_names
+
+    try:
+        yield
+    except (ModelNotFound, HubUnreachable, OfflineMiss) as exc:
+        near = get_close_matches(name or "", known_names(), n=1, cutoff=0.7)
+        if not near:
+            raise
+        raise type(exc)(exc.message, f"Did you mean {near[0]}? {exc.cure}") from exc
+
+
 def find_files(options: LoadOptions, console: Console, *, need: Need = "model") -> ResolvedModel:
     """Return a model's files, with what there is to tell on stderr."""
-    from llmcli.hub.resolve import known_names
     from llmcli.terminal.progress import download_progress
 
     working(f"looking for {options.model or 'gpt2'}")
-    with download_progress(console) as progress:
-        try:
-            return options.resolve(need=need, notify=console.notice, progress=progress)
-        except (ModelNotFound, HubUnreachable) as exc:
-            near = get_close_matches(options.model or "", known_names(), n=1, cutoff=0.7)
-            if not near:
-                raise
-            raise type(exc)(exc.message, f"Did you mean {near[0]}? {exc.cure}") from exc
+    with download_progress(console) as progress, suggesting(options.model):
+        return options.resolve(need=need, notify=console.notice, progress=progress)
 
 
 def load_model(

@@ -36,7 +36,7 @@ class Ranged(click.ParamType[int | float]):
         try:
             check_range(param.name if param and param.name else "", number)
         except InvalidInput as exc:
-            self.fail(f"{number!r:.40} is out of range: {exc.cure}")
+            self.fail(f"{number!r:.40} is out of range: {exc.cure[0].lower()}{exc.cure[1:]}")
         return number
 
 

@@ -218,7 +218,7 @@ def _default_map(
     if shared.keys() - used:
         default_map, used = _of_group(group, group.commands, shared, tables, path, "")
     if unknown := sorted(shared.keys() - used):
-        raise _unknown(unknown[0], path, used)
+        raise _unknown(unknown[0], path, used, key=unknown[0])
     return default_map
 
 
@@ -251,7 +251,13 @@ def _of_group(
             default_map[name] = {options[k]: v for k, v in both.items() if k in options}
             own |= inner
         if unknown := sorted(own.keys() - known):
-            raise _unknown(f"[{prefix}{name}] {unknown[0]}", path, known, key=unknown[0])
+            raise _unknown(
+                f"[{prefix}{name}] {unknown[0]}",
+                path,
+                known,
+                command=f"{prefix}{name}",
+                key=unknown[0],
+            )
         used |= known
     return default_map, used
 
@@ -280,9 +286,12 @@ def name_variables(name: str, command: click.Command, prefix: str) -> None:
             param.envvar = f"{own}_{flag_name(param).upper()}"
 
 
-def _unknown(what: str, path: Path, known: Iterable[str], *, key: str = "") -> InvalidInput:
+def _unknown(
+    what: str, path: Path, known: Iterable[str], *, command: str | None = None, key: str = ""
+) -> InvalidInput:
+    where = where_set(command, key) if key else str(path)
     return InvalidInput(
-        f"{path} sets {what}, which does not exist{_near(key or what, known)}",
+        f"{where} sets {what}, which does not exist{_near(key or what, known)}",
         "See 'llmcli COMMAND --help' for the names.",
     )
 

@@ -108,7 +108,7 @@ class Store:
         if file.size is not None and file.size - there > free:
             raise StorageError(
                 f"{file.name} needs {file.size - there:,} bytes and {quoted(str(self.cache))} has "
-                f"{free:,} left: No space left on device.",
+                f"{free:,} left.",
                 "Free some (llmcli models remove), or set HF_HOME to another disk.",
             )
 

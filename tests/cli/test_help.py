@@ -127,3 +127,13 @@ def test_a_misspelt_command_is_no_prompt(word: str) -> None:
 def test_choices_near_to_what_was_given() -> None:
     stderr = run("generate", "--precision", "flaot32", "x", code=2).stderr
     assert "Did you mean 'float32'?" in stderr
+
+
+def test_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples aside, which are to be copied, and options whose values take a line."""
+    monkeypatch.setenv("COLUMNS", "40")
+    for args in (["generate"], ["train"], ["models"], []):
+        text = CliRunner().invoke(cli, [*args, "--help"]).stdout
+        lines = [line for line in text.splitlines() if not re.match(r"    \w|  -\S+, ", line)]
+        lines = [line for line in lines if not re.match(r"  -.*[\]}]$", line)]
+        assert [line for line in lines if len(line) > 40] == []

@@ -237,3 +237,10 @@ def test_pull_shows_progress_to_a_person(hub: FakeHub, tiny_gpt2: Path) -> None:
     assert b"kB" in shown
     # Whatever was drawn is gone, and the cursor is back.
     assert shown.rindex(b"\x1b[?25h") > shown.rindex(b"\x1b[?25l")
+
+
+def test_a_near_name_is_suggested(run_llmcli: RunLlmcli) -> None:
+    for call in (["models", "show", "fabel"], ["next", "-m", "fabel", "--offline", "x"]):
+        result = run_llmcli(*call)
+        assert result.returncode == 1
+        assert b" Did you mean fable? " in result.stderr

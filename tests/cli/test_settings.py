@@ -127,7 +127,7 @@ def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[generate.deep]\nseed = 1", "sets [generate] deep, which does not exist"),
         ("[generate]\ntop_k = 2.5", "'--top-k': 2.5 is not an integer"),
         ("[generate]\ntop_k = true", "'--top-k': True is not an integer"),
-        ("[generate]\ntop_p = 2", "'--top-p': 2.0 is out of range: It must be above 0"),
+        ("[generate]\ntop_p = 2", "'--top-p': 2.0 is out of range: it must be above 0"),
         ("[generate]\ntop_p = []", "'--top-p'"),
         ("[generate]\nmax_new_tokens = -1", "'-n' / '--max-new-tokens': -1 is out of range"),
         ('[generate]\nstop = "END"', "'--stop'"),
