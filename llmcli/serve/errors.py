@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmcli.errors import ContextOverflow, InvalidInput, LlmcliError
+from llmcli.errors import ContextOverflow, InvalidInput, LlmcliError, UnsupportedModel
 
 
 class ApiError(Exception):
@@ -56,6 +56,8 @@ def api_error(exc: LlmcliError, *, param: str | None = None) -> ApiError:
     text = f"{exc.message} {cure}".strip()
     if isinstance(exc, ContextOverflow):
         return ApiError(400, text, param=param, code="context_length_exceeded")
+    if isinstance(exc, UnsupportedModel):  # what was asked for is not this model's
+        return ApiError(400, text, param=param, code="unsupported_parameter")
     if isinstance(exc, InvalidInput):
         return ApiError(400, text, param=param, code="invalid_value")
     return ApiError(500, text, code="internal_error")

@@ -10,7 +10,7 @@ from llmcli.engine.grammar.source import GrammarSource, json_schema
 from llmcli.engine.params import SamplingParams, check_range
 from llmcli.engine.scheduler import Request
 from llmcli.engine.transcript import Prompt
-from llmcli.errors import InvalidInput, LlmcliError, UnsupportedModel
+from llmcli.errors import InvalidInput, LlmcliError
 from llmcli.serve.errors import ApiError, api_error
 from llmcli.serve.schema import ChatMessage, ChatRequest, CompletionRequest, Filters, Sampling
 from llmcli.tasks.chat import Message, check_messages
@@ -391,10 +391,6 @@ def _fill_in(
             name=model.name,
             special=asked.special or "text",
         )
-    except UnsupportedModel as exc:
-        raise ApiError(
-            400, f"suffix: {exc.message}", param="suffix", code="unsupported_parameter"
-        ) from exc
-    except InvalidInput as exc:
+    except LlmcliError as exc:
         raise api_error(exc, param="suffix") from exc
     return replace(_fitted(model, list(found.ids), params), eos_ids=found.eos_ids)

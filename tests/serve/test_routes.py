@@ -187,6 +187,7 @@ def test_the_commands_figures(server: Server, fable: LanguageModel) -> None:
         ("/v1/score", {"text": ""}),
         ("/v1/score", {"text": "x", "convention": "mine"}),
         ("/v1/score", {"text": "x", "bos": False}),
+        ("/v1/score", {"text": "x", "convention": "pll-word-l2r"}),
         ("/v1/score", {"text": "x", "context": 99999}),
         ("/v1/rank", {"prompt": "x", "choices": []}),
         ("/v1/rank", {"prompt": "x" * 9000, "choices": ["y"]}),
