@@ -295,11 +295,11 @@ def slots(arguments: argparse.Namespace) -> None:
             asyncio.run(fill())
             return begin, server.memory()
 
-    few, many = used("1"), used("32")
+    few, many = used("8"), used("32")
     for name, place in (("before", 0), ("after", 1)):
-        each = (many[place] - few[place]) / 31
+        each = (many[place] - few[place]) / 24
         print(
-            f"{name} use: {few[place] // 1024} MB with 1 slot, {many[place] // 1024} MB with 32: "
+            f"{name} use: {few[place] // 1024} MB with 8 slots, {many[place] // 1024} MB with 32: "
             f"{each / 1024:.2f} MB a slot"
         )
 

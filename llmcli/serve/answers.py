@@ -75,13 +75,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a choice's next chunk tells."""
+    """What a choice's next chunk tells; ``made`` counts the answer's tokens by then."""
 
     choice: Choice
     text: str
     tokens: list[ToldToken]
     event: TokenEvent
     first: bool
+    made: int
 
     @property
     def finish_reason(self) -> str | None:
@@ -201,6 +202,7 @@ class Answer:
                         tokens=tokens,
                         event=each.event,
                         first=first,
+                        made=self.completion_tokens,
                     )
                 )
                 continue
@@ -246,9 +248,10 @@ class Answer:
             each.index = index
         return best
 
-    def usage(self) -> dict[str, Any]:
-        """Tokens of prompts and answers."""
-        prompt, completion = self.plan.prompt_tokens, self.completion_tokens
+    def usage(self, completion: int | None = None) -> dict[str, Any]:
+        """Tokens of prompts and answers; ``completion`` where it is not the whole answer's."""
+        prompt = self.plan.prompt_tokens
+        completion = self.completion_tokens if completion is None else completion
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -268,7 +271,7 @@ class Answer:
             "choices": [self.face.chunk(step)],
         }
         if self.plan.include_usage:
-            chunk["usage"] = None
+            chunk["usage"] = self.usage(step.made) if self.plan.continuous_usage else None
         if self.plan.token_events and not self._told:
             self._told = True
             chunk["llmcli"] = self._all_that_made_it()
@@ -376,7 +379,12 @@ class ChatFace:
         """A choice of a whole answer."""
         told = {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "message": {
+                "role": "assistant",
+                "content": choice.text,
+                "refusal": None,
+                "annotations": [],
+            },
             "logprobs": self._logprobs(choice.told),
             "finish_reason": choice.finish_reason,
         }

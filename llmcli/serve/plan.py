@@ -62,6 +62,7 @@ class Plan:
         max_tokens: As asked for; 0 where nothing is to follow the prompt.
         stream: Whether the answer comes as it is made.
         include_usage: Whether a stream ends with what it used.
+        continuous_usage: Whether each chunk tells what was used by then.
         echo: Whether the prompt stands before its continuation.
         logprobs: How many alternatives are told of each token; None for no log-probabilities.
         token_events: Whether each step is told in full.
@@ -79,6 +80,7 @@ class Plan:
     logprobs: int | None = None
     token_events: bool = False
     record: int = 0
+    continuous_usage: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -150,7 +152,7 @@ def plan_completion(model: LanguageModel, asked: CompletionRequest) -> Plan:
         best_of=best_of,
         max_tokens=max_tokens,
         stream=bool(asked.stream),
-        include_usage=_include_usage(asked),
+        **_usage(asked),
         echo=bool(asked.echo),
         logprobs=logprobs,
         token_events=bool(asked.token_events),
@@ -180,7 +182,7 @@ def plan_chat(model: LanguageModel, asked: ChatRequest, template: ChatTemplate) 
         best_of=n,
         max_tokens=max_tokens,
         stream=bool(asked.stream),
-        include_usage=_include_usage(asked),
+        **_usage(asked),
         logprobs=logprobs,
         token_events=bool(asked.token_events),
         record=asked.record,
@@ -235,12 +237,17 @@ def _wrong(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_value")
 
 
-def _include_usage(asked: Sampling) -> bool:
+def _usage(asked: Sampling) -> dict[str, bool]:
+    """When a stream tells what it used, by Plan's names."""
     if asked.stream_options is None:
-        return False
+        return {"include_usage": False}
     if not asked.stream:
         raise _wrong("stream_options", "stream_options goes with stream.")
-    return asked.stream_options.include_usage
+    wanted = asked.stream_options
+    return {
+        "include_usage": wanted.include_usage,
+        "continuous_usage": wanted.include_usage and wanted.continuous_usage_stats,
+    }
 
 
 # -- settings --------------------------------------------------------------------------------

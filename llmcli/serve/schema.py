@@ -45,6 +45,7 @@ class StreamOptions(Struct, kw_only=True, forbid_unknown_fields=True):
     """What a stream tells beside the text."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # of vLLM
     include_obfuscation: bool = False
 
 

@@ -134,6 +134,11 @@ def test_usage_in_a_stream(server: Server) -> None:
     usage = last["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]) == (4, 5, 9)
     assert all(chunk["usage"] is None for chunk in texts)
+    options["continuous_usage_stats"] = True
+    _, chunks = streamed(server, PROMPT, seed=1, max_tokens=5, stream_options=options)
+    told = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert (told[0], told[-2:]) == (1, [5, 5])
+    assert told == sorted(told)
 
 
 # -- log-probabilities -----------------------------------------------------------------------
