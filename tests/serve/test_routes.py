@@ -58,7 +58,12 @@ def test_an_answer_is_the_chat_commands(server: Server, fable: LanguageModel) ->
     answer = server.post(CHAT, {"messages": MESSAGES, "max_tokens": 24, **settings}).json()
     assert answer["object"] == "chat.completion"
     [choice] = answer["choices"]
-    told = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
+    told: dict[str, Any] = {
+        "role": "assistant",
+        "content": reply.text,
+        "refusal": None,
+        "annotations": [],
+    }
     assert choice["message"] == told
     assert answer["usage"]["prompt_tokens"] == reply.prompt_tokens
     asked = {"messages": MESSAGES, "max_completion_tokens": 24, "stream": True, **settings}
