@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc, getdoc
 from typing import Any, NotRequired, TypedDict, get_type_hints
 
 import msgspec
@@ -52,7 +53,7 @@ def made_of(
     _told[name] = {}
     for piece in pieces:
         hints |= get_type_hints(piece, localns={"Grammar": dict}, include_extras=True)
-        _told[name] |= _told.get(piece.__name__) or dict(_attributes(piece.__doc__ or ""))
+        _told[name] |= _told.get(piece.__name__) or dict(_attributes(getdoc(piece) or ""))
     hints |= more
     for each in without:
         del hints[each]
@@ -68,7 +69,7 @@ def made_of(
 def _attributes(docstring: str) -> Iterator[tuple[str, str]]:
     """What a docstring tells of attributes."""
     _, _, section = docstring.partition("Attributes:\n")
-    for name, text in re.findall(r"^ {8}(\w+): (.+(?:\n {9,}.+)*)", section, re.M):
+    for name, text in re.findall(r"^ {4}(\w+): (.+(?:\n {5,}.+)*)", section, re.M):
         yield name, " ".join(text.replace("``", "").split())
 
 
@@ -266,7 +267,7 @@ def _complete(name: str, definition: dict[str, Any]) -> None:
     """What the types do not say: what is closed, how some texts are written, what fields are."""
     if "properties" not in definition:
         return
-    about = definition.pop("description", "")
+    about = cleandoc(definition.pop("description", ""))
     told = dict(_attributes(about)) | _told.get(name, {})
     if about:
         definition["description"] = " ".join(about.partition("\n\n")[0].replace("``", "").split())

@@ -90,7 +90,8 @@ def test_the_last_tokens_of_a_wide_map_are_drawn(tiny_gpt2: Path) -> None:
     assert "the last " in out
 
 
-def test_colour_is_only_added(tiny_gpt2: Path) -> None:
+def test_colour_is_only_added(tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
     args = [TEXT, "--attribute"]
     plain = run(tiny_gpt2, *args).stdout
     coloured = run(tiny_gpt2, *args, "--color", "always").stdout
