@@ -37,16 +37,20 @@ def usable_processors() -> int:
 
 def load_average() -> float:
     """How many programs want a processor, over the last minute; 0 where the system has no count."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if sys.platform == "win32":
+        return 0.0
+    return os.getloadavg()[0]
 
 
 def process_age() -> float:
     """Seconds since this process began, as exactly as the system tells; else since Python did."""
+    if sys.platform != "linux":
+        return time.process_time()
     try:
         fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
         began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return max(time.clock_gettime(time.CLOCK_BOOTTIME) - began, 0.0)
-    except (OSError, AttributeError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError):
         return time.process_time()
 
 
