@@ -46,12 +46,14 @@ _ALWAYS = {
     # On models this small threads only wait for each other, and the more the busier the machine.
     "OMP_NUM_THREADS": "1",
 }
-# The level of kernels to test at, as it was asked for the whole run (docs/development.md).
+# The level of kernels to test at, as it was asked for the whole run.
 if "LLMCLI_NATIVE" in os.environ:
     _ALWAYS["LLMCLI_NATIVE"] = os.environ["LLMCLI_NATIVE"]
 os.environ.update(_ALWAYS)
 _CLEARED_PREFIXES = ("HF_", "HUGGING", "TRANSFORMERS_", "LLMCLI_", "XDG_CACHE", "XDG_CONFIG")
 _CLEARED_NAMES = (
+    # Each process that a test starts would compile all it imports.
+    "PYTHONDONTWRITEBYTECODE",
     "NO_COLOR",
     "FORCE_COLOR",
     "CLICOLOR",

@@ -22,6 +22,9 @@ _TRIES = 3
 _GAIN = 0.95
 # One that takes so many times as long as the best one did is not tried further.
 _HOPELESS = 1.25
+# Seconds of a prompt's pass in which threads that wait for each other do not count; to try fewer
+# would cost more than could be found out.
+_LONG = 0.1
 # Steps after which all are measured again: the machine may have become busy, or idle.
 _STEPS_SETTLED = 200
 
@@ -57,7 +60,11 @@ class Threads:
         self.latest = threads = trial.next()
         start = time.perf_counter()
         yield threads
-        trial.took(threads, (time.perf_counter() - start) / tokens)
+        spent = time.perf_counter() - start
+        if kind == len(_KINDS) and threads == self.most and spent > _LONG:
+            trial.settle(threads)
+        else:
+            trial.took(threads, spent / tokens)
 
 
 class _Trial:
@@ -103,7 +110,11 @@ class _Trial:
         for count in counts[1:]:
             if median(self._times[count]) < _GAIN * median(self._times[best]):
                 best = count
-        self._best, self._left, self._settled = best, _STEPS_SETTLED, True
+        self.settle(best)
+
+    def settle(self, threads: int) -> None:
+        """Take a number for some time."""
+        self._best, self._left, self._settled = threads, _STEPS_SETTLED, True
 
 
 def available() -> list[int]:

@@ -107,8 +107,8 @@ class Store:
         free = shutil.disk_usage(self.folder).free
         if file.size is not None and file.size - there > free:
             raise StorageError(
-                f"{file.name} needs {file.size - there:,} bytes and {quoted(str(self.cache))} has "
-                f"{free:,} left.",
+                f"No space left on device: {file.name} needs {file.size - there:,} bytes, and "
+                f"{quoted(str(self.cache))} has {free:,} left.",
                 "Free some (llmcli models remove), or set HF_HOME to another disk.",
             )
 

@@ -72,6 +72,12 @@ def test_what_is_far_slower_is_tried_once_and_no_more(monkeypatch: pytest.Monkey
     assert {used.count(1), used.count(2)} <= {4, 5}
 
 
+def test_long_prompts_get_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, chosen = _Clock(monkeypatch), Threads()
+    used = clock.passes(chosen, 300, lambda number: 4 / number, tokens=512)
+    assert set(used) == {4}
+
+
 def test_steps_and_prompts_are_measured_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, chosen = _Clock(monkeypatch), Threads()
     clock.passes(chosen, 20, lambda number: float(number))

@@ -40,7 +40,7 @@ def test_row_21_out_of_range(option: str, value: str) -> None:
     assert result.exit_code == 2
     assert result.stderr.startswith("Error: Invalid value for ")
     assert f"{option}'" in result.stderr
-    assert "It must be" in result.stderr or "is not a" in result.stderr
+    assert "it must be" in result.stderr or "is not a" in result.stderr
     assert result.stderr.count("\n") == 1
     assert len(result.stderr) < 400
 
