@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # How many times as long as another a step may take in which a prompt is read on.
-_MOST_TIMES = 2.0
+_MOST_TIMES = 1.75
 # How often an engine that has nothing to do shows that it is alive.
 _TICK_SECONDS = 1.0
 
