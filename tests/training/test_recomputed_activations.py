@@ -79,6 +79,7 @@ def test_same_gradients_from_less_memory(adapted: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch hides its own
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 def test_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traced and differentiated ahead of time; only the C++ compiler is left out."""
     compile_module: Any = nn.Module.compile
