@@ -12,14 +12,13 @@ COPY llmcli llmcli
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.13-slim
-# PyTorch's own index of builds without CUDA, a tenth as large; pip prefers what it finds there.
-ARG TORCH_INDEX=
+# Where pip looks as well: PyTorch's own builds without CUDA are a tenth as large.
+ARG PIP_EXTRA_INDEX_URL
 # Extra features of llmcli, such as serve,grammar.
 ARG EXTRAS=serve,grammar
 COPY constraints.txt /tmp/
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --constraint /tmp/constraints.txt \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
         "llmcli[$EXTRAS] @ file://$(echo /wheels/llmcli-*.whl)" \
     && rm /tmp/constraints.txt
 RUN useradd --uid 1000 --create-home llmcli \
