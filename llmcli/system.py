@@ -43,7 +43,7 @@ def load_average() -> float:
 
 
 def process_age() -> float:
-    """Seconds since this process began, as exactly as the system tells; else since Python did."""
+    """Seconds since this process began; where the system does not tell, those it has computed."""
     if sys.platform != "linux":
         return time.process_time()
     try:

@@ -10,7 +10,7 @@ nothing heavy.
 ::
 
     $XDG_CACHE_HOME/llmcli/tokenizers/     (~/.cache/llmcli/tokenizers)
-        HASH.json                          HASH: of the files and of the libraries' versions
+        HASH.json                          HASH: of the files and of the libraries' releases
 """
 
 from __future__ import annotations

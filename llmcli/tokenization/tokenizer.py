@@ -75,7 +75,7 @@ class Tokenizer:
         vocab_size: int | None = None,
     ) -> None:
         self._rows = rows
-        if vocab_size is not None:
+        if vocab_size is not None and vocab_size <= _MOST_IDS:
             self.vocab_size = vocab_size
         self.backend = backend
         self.folder = folder

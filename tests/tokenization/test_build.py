@@ -257,6 +257,38 @@ def test_a_broken_cache_is_built_anew(make: Callable[[str], Path], content: byte
     assert kept.read_bytes() != content
 
 
+def test_an_id_beyond_any_vocabulary_is_refused_by_every_start(
+    make: Callable[[str], Path],
+) -> None:
+    folder = make("pair")
+    vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
+    token = next(reversed(vocabulary))
+    (folder / "vocab.json").write_text(json.dumps({**vocabulary, token: 1 << 24}), "utf-8")
+    for _ in range(2):
+        with pytest.raises(CorruptModel, match="beyond any vocabulary"):
+            _ = Tokenizer.from_folder(folder).vocab_size
+
+
+def test_merges_that_the_older_form_cannot_say_are_kept(small_folder: Path, tmp_path: Path) -> None:
+    """Parts with a space in them, and a line that would be taken for a heading."""
+    state = json.loads((small_folder / "tokenizer.json").read_text("utf-8"))
+    vocabulary, merges = state["model"]["vocab"], state["model"]["merges"]
+    for text in ("Ġ t", "#version"):
+        vocabulary[text] = len(vocabulary)
+    for pair in (["Ġ", " t"], ["#version", "x"]):
+        vocabulary["".join(pair)] = len(vocabulary)
+        vocabulary.setdefault(pair[1], len(vocabulary))
+        merges.append(pair)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), "utf-8")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}', "utf-8")
+    named = {"tokenizer_config.json": {**GPT2, "pad_token": "<pad>"}}  # so that it is built
+    for file, content in named.items():
+        (tmp_path / file).write_text(json.dumps(content), "utf-8")
+    built, kept = (json.loads(Tokenizer.from_folder(tmp_path).backend.to_str()) for _ in range(2))
+    assert kept["model"]["merges"] == built["model"]["merges"]
+    assert ["Ġ", " t"] in kept["model"]["merges"]
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(
     make: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
