@@ -10,13 +10,13 @@ from llmcli.cli.options import output_options
 from llmcli.errors import InvalidInput
 from llmcli.terminal.console import Console
 
-# Click's scripts, where they fall short: these add files and folders to names instead of one
-# clearing the other, and complete what follows the "=" of --option=value.
+# In place of Click's scripts, over the same protocol: these add files and folders to names instead
+# of one clearing the other, and complete what follows the "=" of --option=value.
 
 # -o filenames has bash quote what needs it, and put the slash behind a folder.
 _BASH = """\
 %(complete_func)s() {
-    local IFS=$'\\n' response line type value at
+    local IFS=$'\\n' kind value at
     local -a words=()
     COMPREPLY=()
     # Bash takes --option=value for three words.
@@ -27,16 +27,14 @@ _BASH = """\
             words+=("${COMP_WORDS[at]}")
         fi
     done
-    response=$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) \
-%(complete_var)s=bash_complete "$1")
-    for line in $response; do
-        IFS=, read -r type value <<< "$line"
-        case $type in
+    while IFS=, read -r kind value; do
+        case $kind in
             plain) COMPREPLY+=("$value") ;;
             dir) compopt -o filenames; COMPREPLY+=($(compgen -d -- "$value")) ;;
             file) compopt -o filenames; COMPREPLY+=($(compgen -f -- "$value")) ;;
         esac
-    done
+    done < <(COMP_WORDS="${words[*]}" COMP_CWORD=$((${#words[@]} - 1)) \
+        %(complete_var)s=bash_complete "$1")
 }
 
 complete -o nosort -F %(complete_func)s %(prog_name)s
@@ -46,34 +44,35 @@ _ZSH = """\
 #compdef %(prog_name)s
 
 %(complete_func)s() {
-    local type key descr
-    local -a names described response
-    (( ! $+commands[%(prog_name)s] )) && return 1
+    (( $+commands[%(prog_name)s] )) || return 1
+    local kind value about paths
+    local -a names described
 
-    response=("${(@f)$(env COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT-1)) \
-%(complete_var)s=zsh_complete %(prog_name)s)}")
+    # Three lines for each: what it is, the text, and what is said of it, or a _.
+    COMP_WORDS="${words[*]}" COMP_CWORD=$((CURRENT - 1)) \
+        %(complete_var)s=zsh_complete %(prog_name)s |
+        while IFS= read -r kind && IFS= read -r value && IFS= read -r about; do
+            case $kind:$about in
+                plain:_) names+=("$value") ;;
+                plain:*) described+=("$value:$about") ;;
+                *) paths=$kind ;;
+            esac
+        done
+
     # What follows the = of --option=value is completed, the rest stays.
     [[ $PREFIX == --*=* ]] && compset -P 1 '*='
-
-    for type key descr in $response; do
-        case $type in
-            plain)
-                if [[ $descr == _ ]]; then names+=("$key"); else described+=("$key:$descr"); fi ;;
-            dir) _path_files -/ ;;
-            file) _path_files -f ;;
-        esac
-    done
-    [[ -n $described ]] && _describe -V unsorted described
-    [[ -n $names ]] && compadd -V unsorted -a names
+    case $paths in
+        dir) _path_files -/ ;;
+        file) _path_files -f ;;
+    esac
+    (( $#described )) && _describe -V unsorted described
+    (( $#names )) && compadd -V unsorted -a names
 }
 
-if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
-    # Found through fpath.
-    %(complete_func)s "$@"
-else
-    # Read with eval or source.
-    compdef %(complete_func)s %(prog_name)s
-fi
+case $zsh_eval_context[-1] in
+    loadautofunc) %(complete_func)s "$@" ;;  # found through fpath
+    *) compdef %(complete_func)s %(prog_name)s ;;  # read with eval or source
+esac
 """
 
 _FISH = """\
