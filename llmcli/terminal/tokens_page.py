@@ -68,11 +68,8 @@ def about_versus(record: Mapping[str, Any]) -> dict[str, Any]:
     other, difference = record["vs"], record["difference"]
     per = "token" if "nll_per_token" in difference else "byte"
     figures = [
-        [f"{label}, A", number(record[name]), ""]
-        for name, label in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte"))
-    ]
-    figures += [
-        [f"{label}, B", number(other[name]), ""]
+        [f"{label}, {side}", number(of[name]), ""]
+        for side, of in (("A", record), ("B", other))
         for name, label in (("perplexity", "perplexity"), ("bits_per_byte", "bits per byte"))
     ]
     interval = difference[f"nll_per_{per}_interval"]
